@@ -1,0 +1,2 @@
+// Package server serves the tools over MCP streamable HTTP.
+package server

@@ -1,0 +1,36 @@
+package tools
+
+import "context"
+
+// Call is what the transport knows of one tools/call. The server puts it into the handler's
+// context; without one (an in-memory session) a result counts as delivered when the handler returns.
+type Call struct {
+	// Client names the caller for the hold table: clientInfo's name, else the User-Agent's first product.
+	Client string
+	// Session tells calls of different sessions apart; it may be empty.
+	Session string
+	// OnDelivered registers f to run once the call's result has gone out on a live connection. If the
+	// connection is gone for good f never runs. Nil: delivered at return.
+	OnDelivered func(f func())
+}
+
+type callKey struct{}
+
+// WithCall returns a context that carries c.
+func WithCall(ctx context.Context, c *Call) context.Context {
+	return context.WithValue(ctx, callKey{}, c)
+}
+
+// CallFrom returns the context's call, or nil.
+func CallFrom(ctx context.Context) *Call {
+	c, _ := ctx.Value(callKey{}).(*Call)
+	return c
+}
+
+// ErrShutdown is the cause of a handler's context when the server is going down: the answer is then
+// `status: pending`, at once. Any other cause means that nobody is listening any more.
+var ErrShutdown error = shutdownError{}
+
+type shutdownError struct{}
+
+func (shutdownError) Error() string { return "the server is shutting down" }
