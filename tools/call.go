@@ -12,6 +12,9 @@ type Call struct {
 	// OnDelivered registers f to run once the call's result has gone out on a live connection. If the
 	// connection is gone for good f never runs. Nil: delivered at return.
 	OnDelivered func(f func())
+	// Holding is called (once or more, from any goroutine) when the call starts to wait for a person: the
+	// response headers then go out, which clients want within a minute. Nil: nothing to do.
+	Holding func()
 }
 
 type callKey struct{}
