@@ -2,6 +2,9 @@
 // through pipelock, a Dockerfile. It checks what an agent sent, encodes it for the queue, parses
 // it again on the operator's side, and says when two proposals are the same question.
 //
+// New* check and trim; the only way to a Payload is through them, so a Payload is always
+// one that could have been proposed. Whatever is refused is refused with a [FieldError], which the agent can mend.
+//
 // Every string in a Payload is an agent's: show it only through package safetext.
 package payload
 
@@ -22,6 +25,7 @@ const (
 	MaxHost          = 253
 	MaxPaths         = 64 // count
 	MaxPath          = 1 << 10
+	MaxTokenRef      = 128
 )
 
 // Route is the payload of egress-block. Field order is the order in the stored file.
@@ -60,14 +64,3 @@ func (e *FieldError) Error() string {
 	}
 	return fmt.Sprintf("%s: %s %.200q %s", e.Tool, e.Field, e.Value, e.Mend)
 }
-
-// API (implemented in this package):
-//
-//	func NewEgress(r Route) (Payload, error)              // checks; *FieldError
-//	func NewPipelock(failedURL string) (Payload, error)
-//	func NewCapability(dockerfile string) (Payload, error)
-//	func Parse(tool, file string) (Payload, error)        // the stored form, checked again as strictly; a hostile sidecar may have written it
-//	func CheckJustification(tool, s string) error
-//	func (p Payload) Encode() string                      // the stored form
-//	func (p Payload) Canonical() string                   // equal for two payloads that ask the same (lower-case host, sorted unique paths)
-//	func (p Payload) Summary() string                     // one line, e.g. "allow api.github.com /repos/ with Bearer GH_TOKEN"; raw agent text
