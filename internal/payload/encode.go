@@ -93,7 +93,7 @@ func members(data []byte, known ...string) (map[string]json.RawMessage, error) {
 	for dec.More() {
 		t, err := dec.Token()
 		if err != nil {
-			return nil, fmt.Errorf("not valid JSON: %w", err)
+			return nil, errors.New("not valid JSON")
 		}
 		key, ok := t.(string)
 		if !ok || !slices.Contains(known, key) {
@@ -104,12 +104,12 @@ func members(data []byte, known ...string) (map[string]json.RawMessage, error) {
 		}
 		var v json.RawMessage
 		if err := dec.Decode(&v); err != nil {
-			return nil, fmt.Errorf("not valid JSON: %w", err)
+			return nil, errors.New("not valid JSON")
 		}
 		out[key] = v
 	}
 	if _, err := dec.Token(); err != nil {
-		return nil, errors.New("not valid JSON: the object does not end")
+		return nil, errors.New("not valid JSON")
 	}
 	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
 		return nil, errors.New("something follows the object")

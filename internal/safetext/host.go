@@ -3,9 +3,13 @@ package safetext
 import (
 	"strings"
 	"unicode"
+	"unicode/utf8"
 
 	"golang.org/x/net/idna"
 )
+
+// mapped folds case and width as resolvers do.
+var mapped = idna.New(idna.MapForLookup(), idna.Transitional(false))
 
 // Host shows a host name. One that is not plain ASCII, or is punycode, is shown in both forms, the
 // ASCII one first, since that is what is resolved: "xn--pple-43d.com (аpple.com, mixed script)".
@@ -13,24 +17,39 @@ func Host(s string) string {
 	if !international(s) {
 		return Line(s, 0)
 	}
-	// Without validation: also a name that no resolver takes must be shown for what it is.
-	ascii, err := idna.Punycode.ToASCII(s)
+	const invalid = " (not a valid name)"
+	if len(s) > 1<<10 || !utf8.ValidString(s) { // punycode takes time quadratic in its length
+		return Line(s, 0) + invalid
+	}
+	ascii, err := mapped.ToASCII(s)
 	if err != nil {
-		return Line(s, 0) + " (not a valid name)"
+		// Without mapping or validation: also a name that no resolver takes must be shown for what it is.
+		if ascii, err = idna.Punycode.ToASCII(lower(s)); err != nil {
+			return Line(s, 0) + invalid
+		}
+	}
+	if !international(ascii) {
+		return Line(ascii, 0) + " (written " + Line(s, 0) + ")"
 	}
 	uni, err := idna.Punycode.ToUnicode(ascii)
 	if err != nil {
-		return Line(ascii, 0) + " (not a valid name)"
-	}
-	if !international(ascii) {
-		// Dots or letters of another width, which map to ASCII.
-		return Line(ascii, 0) + " (written " + Line(s, 0) + ")"
+		return Line(ascii, 0) + invalid
 	}
 	out := Line(ascii, 0) + " (" + Line(uni, 0)
 	if mixedScript(uni) {
 		out += ", mixed script"
 	}
 	return out + ")"
+}
+
+// lower folds ASCII only: idna knows the prefix of punycode in lower case.
+func lower(s string) string {
+	return strings.Map(func(r rune) rune {
+		if 'A' <= r && r <= 'Z' {
+			return r | 0x20
+		}
+		return r
+	}, s)
 }
 
 func international(s string) bool {

@@ -45,6 +45,7 @@ func escapeJSON(data []byte) []byte {
 			out = fmt.Appendf(out, `\u%04x`, r)
 		}
 		sc.advance(r, esc)
+		sc.based = sc.based && r != '"' // nothing joins with the quotes around a string
 		sc.s = sc.s[n:]
 	}
 	return out
