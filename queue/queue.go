@@ -13,7 +13,8 @@
 //     the same arguments, and a repeat of something already stored is no error.
 //   - A proposal is answered at most once: the first Respond wins, every other one
 //     gets a [ConflictError] that carries the winning response.
-//   - A response is never altered, and never lost while it is unarchived.
+//   - A response is never altered, and never lost while it is unarchived (a backend may give one up that nobody
+//     came for in 7 days).
 //   - Wait returns a response only if it is valid and names the proposal waited for.
 //   - What others wrote badly is reported once, skipped, and never in the way of the rest.
 //   - No lookup leaves the mailbox it was made on, whatever the id says.
@@ -79,6 +80,7 @@ type Entry struct {
 
 var (
 	ErrNotFound = errors.New("no such proposal")
+	ErrNoBottle = errors.New("no such bottle") // such an error is ErrNotFound too
 	ErrDecided  = errors.New("already decided")
 	ErrLate     = errors.New("already answered and archived") // Respond to an archived proposal
 	ErrLocked   = errors.New("mailbox is in use by another sidecar")
@@ -107,15 +109,27 @@ type BadError struct {
 	Reason string
 }
 
-func (e *BadError) Error() string { return fmt.Sprintf("%s/%s: %s", e.Bottle, e.Name, e.Reason) }
+// Error escapes what a hostile writer may have put into the names.
+func (e *BadError) Error() string {
+	return fmt.Sprintf("%s/%s: %s", quote(e.Bottle), quote(e.Name), e.Reason)
+}
 func (e *BadError) Unwrap() error { return ErrBad }
+
+// bottleError says that there is no such mailbox. It unwraps to ErrNoBottle and to ErrNotFound.
+type bottleError struct{ bottle, root string }
+
+func (e *bottleError) Error() string {
+	return fmt.Sprintf("bottle %s has no mailbox under %s", quote(e.bottle), e.root)
+}
+func (e *bottleError) Unwrap() []error { return []error{ErrNoBottle, ErrNotFound} }
 
 // MaxFile is the largest encoded proposal or response file, in bytes; writers and readers check it.
 const MaxFile = 2 << 20
 
 // Mailbox is one bottle's side. Its user is the sidecar.
 type Mailbox interface {
-	// Put stores p durably. p.ID must be new; the same ID with the same content again is no error.
+	// Put stores p durably. p.ID must be new; the same ID with the same content again is no error (ArrivedAt may
+	// differ: the first one stays). An empty CurrentFileHash and a zero ArrivedAt are filled in. ErrTooBig, ErrFlooded.
 	Put(ctx context.Context, p Proposal) error
 	// Get looks in both places, open and archived. ErrNotFound.
 	Get(ctx context.Context, id ID) (Entry, error)

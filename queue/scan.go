@@ -1,0 +1,315 @@
+package queue
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"time"
+
+	"github.com/fsnotify/fsnotify"
+)
+
+const (
+	presenceSoon  = 5 * time.Second  // at most this often
+	presenceAlive = 30 * time.Second // at least this often
+	pruneEvery    = time.Hour
+	rewatchEvery  = time.Second
+)
+
+// cause is why the loop looks at the directory.
+type cause int
+
+const (
+	byCaller cause = iota
+	byEvent
+	byPoll
+)
+
+// badName is a file that was skipped.
+type badName struct {
+	err      *BadError
+	info     fs.FileInfo // a proposal is read again only when this changes
+	since    time.Time
+	wait     bool // a response may still be in writing
+	reported bool
+}
+
+func (b *badName) ripe() bool { return !b.wait || time.Since(b.since) >= graceBad }
+
+// dirLoop is the one goroutine that looks at a Dir's directory.
+type dirLoop struct {
+	*Dir
+	w *watcher
+
+	proven    bool // an event has announced what another program did
+	watching  bool
+	watchErr  bool      // reported
+	watchedAt time.Time // when watching was last tried
+	lookedAt  time.Time
+	cost      time.Duration // of the last look
+	toldAt    time.Time     // presence.json
+	prunedAt  time.Time
+	moreOld   bool
+
+	names   int
+	lost    map[ID]time.Time // waited for and not there, since
+	orphans map[ID]seen      // responses that answer nothing
+	gone    bool             // the directory's absence was reported
+}
+
+func (l *dirLoop) run() {
+	defer l.w.close()
+	l.tell()
+	l.prunedAt = time.Now()
+	l.moreOld = l.prune()
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		timer.Reset(time.Until(l.deadline()))
+		why := byCaller
+		select {
+		case <-l.done:
+			l.release()
+			return
+		case ev, ok := <-l.w.events:
+			why = byEvent
+			if !ok {
+				l.w.events = nil
+			} else if ev.Name == l.path && ev.Op&(fsnotify.Remove|fsnotify.Rename) != 0 {
+				l.watching = false // the watch went with it
+				l.watchedAt = time.Time{}
+			}
+		case _, ok := <-l.w.errors:
+			why = byEvent
+			if !ok {
+				l.w.errors = nil
+			}
+			l.watching = false
+			l.watchedAt = time.Time{}
+		case <-l.kick:
+			if !l.hasAsked() {
+				continue // only the deadlines changed
+			}
+		case <-timer.C:
+			if !l.due() {
+				continue
+			}
+			why = byPoll
+		}
+		if l.w.drain() > 0 {
+			why = byEvent
+		}
+		l.watch()
+		l.look(why)
+		if now := time.Now(); now.Sub(l.prunedAt) >= pruneEvery {
+			l.prunedAt = now
+			l.moreOld = l.prune()
+			l.sweep()
+		}
+	}
+}
+
+// due does what its time has come for, and tells whether that includes a look.
+func (l *dirLoop) due() bool {
+	now := time.Now()
+	look := false
+	if !now.Before(l.tellAt()) {
+		l.tell()
+		look = true // sees a directory that came back while nobody asks
+	}
+	if l.moreOld {
+		l.moreOld = l.prune()
+	}
+	if at, ok := l.pollAt(); ok && !now.Before(at) {
+		look = true
+	}
+	return look || now.Sub(l.prunedAt) >= pruneEvery
+}
+
+func (l *dirLoop) deadline() time.Time {
+	next := l.tellAt()
+	if at, ok := l.pollAt(); ok && at.Before(next) {
+		next = at
+	}
+	if l.moreOld {
+		next = time.Now().Add(10 * time.Millisecond)
+	}
+	return next
+}
+
+func (l *dirLoop) tellAt() time.Time {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.moved {
+		return l.toldAt.Add(presenceSoon)
+	}
+	return l.toldAt.Add(presenceAlive)
+}
+
+// pollAt: while anyone waits, and while a file may turn out bad.
+func (l *dirLoop) pollAt() (time.Time, bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	every := l.opts.PollFast
+	if l.proven {
+		every = l.opts.PollSlow
+	}
+	every = max(every, 20*l.cost)
+	if len(l.waiters) > 0 {
+		return l.lookedAt.Add(every), true
+	}
+	var at time.Time
+	for _, b := range l.bad {
+		if ripe := b.since.Add(graceBad); b.wait && !b.reported && (at.IsZero() || ripe.Before(at)) {
+			at = ripe
+		}
+	}
+	if soonest := l.lookedAt.Add(every); at.Before(soonest) && !at.IsZero() {
+		at = soonest
+	}
+	return at, !at.IsZero()
+}
+
+func (l *dirLoop) tell() {
+	l.toldAt = time.Now()
+	if err := l.writePresence(); err != nil {
+		l.log.Debug("writing presence failed", "err", err)
+	}
+}
+
+func (l *dirLoop) hasAsked() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.asked) > 0
+}
+
+// release ends what waits for the loop.
+func (l *dirLoop) release() {
+	l.mu.Lock()
+	clear(l.waiters)
+	l.mu.Unlock()
+	_ = l.writePresence() // nobody waits any more
+}
+
+// watch keeps the watch on the directory alive. Without one polling goes on.
+func (l *dirLoop) watch() {
+	if l.watching || l.w.events == nil || time.Since(l.watchedAt) < rewatchEvery {
+		return
+	}
+	l.watchedAt = time.Now()
+	l.proven = false
+	_ = l.w.remove(l.path) // what is left of a watch on a directory that was replaced
+	err := l.w.add(l.path)
+	l.watching = err == nil
+	if err != nil && !errors.Is(err, fs.ErrNotExist) && !l.watchErr {
+		l.watchErr = true
+		l.log.Warn("no file events, polling only", "err", limitHint(err))
+	}
+}
+
+// sweep removes temps that were left long ago.
+func (l *dirLoop) sweep() {
+	l.boxMu.RLock()
+	defer l.boxMu.RUnlock()
+	if l.box == nil {
+		return
+	}
+	if names, _, err := l.box.list(); err == nil {
+		l.box.removeTemps(names, false)
+	}
+}
+
+// look compares the directory with what is known, and gives valid responses to whoever waits for them.
+func (l *dirLoop) look(why cause) {
+	l.mu.Lock()
+	asked := l.asked
+	l.asked = nil
+	l.mu.Unlock()
+	start := time.Now()
+	news, err := l.lookOnce()
+	l.lookedAt = time.Now()
+	l.cost = l.lookedAt.Sub(start)
+	l.mu.Lock()
+	l.scanErr = err
+	l.mu.Unlock()
+	switch {
+	case news && why == byEvent:
+		l.proven = true
+	case news && why == byPoll:
+		l.proven = false
+	}
+	if err != nil && !l.gone {
+		l.log.Error("mailbox cannot be read; waiting for it to come back", "err", err)
+	} else if err == nil && l.gone {
+		l.log.Info("mailbox is back")
+	}
+	l.gone = err != nil
+	for _, ch := range asked {
+		close(ch)
+	}
+}
+
+// lookOnce returns whether there was something that another program had done.
+func (l *dirLoop) lookOnce() (news bool, err error) {
+	if err := l.reattach(); err != nil {
+		return false, err
+	}
+	l.boxMu.RLock()
+	defer l.boxMu.RUnlock()
+	names, flooded, err := l.box.list()
+	if err != nil {
+		return false, err
+	}
+	l.names = len(names)
+	v := l.newView(flooded)
+	answered := map[ID]bool{}
+	for _, name := range names {
+		switch id, role := splitName(name); {
+		case role == proposalSuffix || role == responseSuffix:
+			if id == "" {
+				v.skip(name, l.box.bad(name, "the name is not a UUIDv7"), nil, false)
+			} else if role == proposalSuffix {
+				v.proposal(id)
+			} else {
+				answered[id] = true
+			}
+		}
+	}
+	if flooded {
+		// Not all names were seen; what is waited for is looked up by name.
+		for id := range v.waited {
+			if v.open[id] == nil {
+				v.proposal(id)
+			}
+			answered[id] = true
+		}
+	}
+	for id := range answered {
+		v.response(id)
+	}
+	v.missing()
+	v.commit()
+	return v.news, nil
+}
+
+// reattach opens the directory again if path leads to another one, or to one after it led nowhere.
+func (l *dirLoop) reattach() error {
+	l.boxMu.RLock()
+	ok := l.box != nil && l.box.current(l.path)
+	l.boxMu.RUnlock()
+	if ok {
+		return nil
+	}
+	if _, err := os.Stat(l.path); err != nil {
+		return l.vanished()
+	}
+	if err := l.detach(); err != nil {
+		l.log.Debug("leaving the directory that was replaced", "err", err)
+	}
+	if err := l.attach(0); err != nil {
+		return err
+	}
+	l.watching, l.watchedAt = false, time.Time{}
+	l.watch()
+	return nil
+}
