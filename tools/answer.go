@@ -1,0 +1,178 @@
+package tools
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/bot-bottle/supervise/internal/payload"
+	"github.com/bot-bottle/supervise/queue"
+	"github.com/modelcontextprotocol/go-sdk/mcp"
+)
+
+// DecisionKey is where a result's _meta has the facts of its text, for programs.
+const DecisionKey = "supervise/decision"
+
+// Pending is the status of an answer that is none yet.
+const Pending = "pending"
+
+// Decision is what a result's _meta says under DecisionKey.
+type Decision struct {
+	Status     string        `json:"status"` // approved, modified, rejected; or pending
+	ProposalID queue.ID      `json:"proposal_id"`
+	Tool       string        `json:"tool"`
+	Subject    string        `json:"subject"` // the host and paths, the URL, or "the Dockerfile"
+	Notes      string        `json:"notes,omitempty"`
+	FinalFile  string        `json:"final_file,omitempty"`
+	Outcome    queue.Outcome `json:"outcome,omitempty"`
+	DecidedAt  time.Time     `json:"decided_at,omitzero"`
+	Repeated   bool          `json:"repeated,omitempty"` // it went out before
+}
+
+// modifiedLine is the third line of a modified answer that has a final file.
+const modifiedLine = "the operator modified your proposal before approving; the final config is now what's been applied"
+
+// maxFinalFile is the largest final file that is shown in the text; _meta has it whole.
+const maxFinalFile = 8 << 10
+
+// deliver makes the answer and has the pair archived once it went out on a live connection.
+func (t *Tools) deliver(ctx context.Context, f facts, r queue.Response) *mcp.CallToolResult {
+	archive := func() { t.archive(context.WithoutCancel(ctx), f) }
+	if c := CallFrom(ctx); c != nil && c.OnDelivered != nil {
+		c.OnDelivered(archive)
+	} else if ctx.Err() == nil {
+		archive()
+	}
+	return answer(f, r, "")
+}
+
+// archive records a delivery. If it cannot, the answer counts as undelivered, and the same question gets it again.
+func (t *Tools) archive(ctx context.Context, f facts) {
+	if err := t.opts.Mailbox.Archive(ctx, f.id); err != nil {
+		t.log.Error("answer went out but is not archived", "id", f.id, "tool", f.tool, "bottle", t.opts.Bottle, "err", err)
+		return
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, recs := range t.byKey {
+		for _, rec := range recs {
+			if rec.id == f.id && rec.delivered.IsZero() {
+				rec.delivered = time.Now()
+			}
+		}
+	}
+}
+
+// repeated is an answer that went out before.
+func repeated(f facts, r queue.Response, since time.Duration) *mcp.CallToolResult {
+	if !r.DecidedAt.IsZero() {
+		since = max(since, time.Since(r.DecidedAt))
+	}
+	return answer(f, r, fmt.Sprintf("decided %s ago; if still refused, check %s and ask again saying what fails", ago(since), ListRoutes))
+}
+
+// answer is the text a model reads. It stands alone: the model may have lost the call it answers.
+func answer(f facts, r queue.Response, again string) *mcp.CallToolResult {
+	var b strings.Builder
+	line := func(s string) { b.WriteString(s + "\n") }
+	line("status: " + string(r.Status))
+	if r.Notes != "" {
+		line("notes: " + r.Notes)
+	}
+	if r.Status == queue.Modified && r.FinalFile != "" {
+		line(modifiedLine)
+	}
+	line("")
+	line(whatHolds(f, r))
+	if r.Status == queue.Modified && r.FinalFile != "" {
+		line("")
+		if len(r.FinalFile) <= maxFinalFile {
+			line("What was applied:")
+			b.WriteString(r.FinalFile)
+		} else {
+			fmt.Fprintf(&b, "What was applied has %d bytes and is not shown here.", len(r.FinalFile))
+		}
+	}
+	text := strings.TrimRight(b.String(), "\n")
+	if again != "" {
+		text += "\n\n" + again
+	}
+	return result(text, r.Status == queue.Rejected, Decision{
+		Status: string(r.Status), ProposalID: f.id, Tool: f.tool, Subject: f.subject,
+		Notes: r.Notes, FinalFile: r.FinalFile, Outcome: r.Outcome, DecidedAt: r.DecidedAt, Repeated: again != "",
+	})
+}
+
+// whatHolds says what is decided about what, and what holds now.
+func whatHolds(f facts, r queue.Response) string {
+	if r.Status == queue.Rejected {
+		return fmt.Sprintf("The operator rejected %s for %s (proposal %s). Nothing was changed. Find another way, or propose something narrower that meets the notes; do not repeat this unchanged.",
+			f.tool, f.subject, f.id)
+	}
+	decided := fmt.Sprintf("The operator approved %s for %s (proposal %s)", f.tool, f.subject, f.id)
+	if r.Status == queue.Modified {
+		decided = fmt.Sprintf("The operator approved %s for %s with changes (proposal %s)", f.tool, f.subject, f.id)
+	}
+	dockerfile := f.tool == payload.Capability
+	switch {
+	case r.Outcome == queue.Live && dockerfile:
+		return decided + ". The image is built from it, and this sandbox is about to be replaced: finish what you are writing, and expect this session to end."
+	case r.Outcome == queue.Live:
+		return decided + ". It is live now: retry what was refused."
+	case r.Outcome == queue.Unchanged && dockerfile:
+		return decided + ". The Dockerfile was like that already, so nothing was changed or rebuilt: what is missing is missing for another reason."
+	case r.Outcome == queue.Unchanged:
+		return decided + ". It was allowed already, so nothing was changed: retry once, and if it is still refused the cause is another one. Read the error again, and check " + ListRoutes + "."
+	case r.Outcome == queue.Unverified && dockerfile:
+		return decided + ". The Dockerfile was changed but it was not seen whether this sandbox has it: check that what you need is there."
+	case r.Outcome == queue.Unverified:
+		return decided + ". It was applied but not seen live: retry what was refused, and if it is still refused after a minute check " + ListRoutes + " and ask again saying what fails."
+	case r.Outcome == queue.Acknowledged:
+		return decided + ". It is recorded, and nothing was rebuilt: this sandbox stays as it is for now. Go on without it, and do not ask for it again."
+	default:
+		return decided + ". Nothing was said about what was done: check that it works, and if it does not, ask again saying what fails."
+	}
+}
+
+// pending is the answer when the call ends and the proposal does not.
+func pending(f facts, why string) *mcp.CallToolResult {
+	text := fmt.Sprintf(`status: %s
+proposal_id: %s
+
+%s for %s: %s. Your proposal is stored and stays open; nothing is cancelled, and no answer will be lost.
+To go on waiting call %s with proposal_id "%s", or make the same %s call again; both join this proposal. You can do other work first. Do not take this for an approval or a rejection.`,
+		Pending, f.id, f.tool, f.subject, why, Await, f.id, f.tool)
+	return result(text, false, Decision{Status: Pending, ProposalID: f.id, Tool: f.tool, Subject: f.subject})
+}
+
+// triedOften refuses to ask once more what was rejected again and again.
+func triedOften(tool string, r queue.Response) error {
+	notes := "the operator left no notes"
+	if r.Notes != "" {
+		notes = "the operator's last notes: " + r.Notes
+	}
+	return fmt.Errorf("%s: this was rejected, and asked again %d times within the hour, which is the limit; %s. Find another way, or propose something else", tool, maxRetries, notes)
+}
+
+func result(text string, isError bool, d Decision) *mcp.CallToolResult {
+	return &mcp.CallToolResult{
+		Meta:    mcp.Meta{DecisionKey: d},
+		Content: []mcp.Content{&mcp.TextContent{Text: text}},
+		IsError: isError,
+	}
+}
+
+// ago is a duration as a person says it.
+func ago(d time.Duration) string {
+	switch {
+	case d < time.Minute:
+		return fmt.Sprintf("%d s", int(d.Seconds()))
+	case d < 2*time.Hour:
+		return fmt.Sprintf("%d min", int(d.Minutes()))
+	case d < 48*time.Hour:
+		return fmt.Sprintf("%d h", int(d.Hours()))
+	default:
+		return fmt.Sprintf("%d days", int(d.Hours())/24)
+	}
+}

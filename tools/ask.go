@@ -1,0 +1,258 @@
+package tools
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/bot-bottle/supervise/internal/payload"
+	"github.com/bot-bottle/supervise/internal/safetext"
+	"github.com/bot-bottle/supervise/queue"
+	"github.com/modelcontextprotocol/go-sdk/mcp"
+)
+
+const (
+	maxRetries  = 3         // of one rejected payload
+	retryWindow = time.Hour // in which they are counted
+	remembered  = 2 * time.Hour
+)
+
+// record is what is remembered of one proposal; what was decided is always read from the mailbox.
+type record struct {
+	id        queue.ID
+	created   time.Time       // on the monotonic clock; after a restart by the entry's age
+	retry     bool            // the same had been rejected before
+	unsaved   *queue.Proposal // guarded by Tools.mu; not known to be stored (Put is under way, or failed)
+	delivered time.Time       // guarded by Tools.mu; when this process archived it, or an earlier one did
+}
+
+// question is a checked proposing call.
+type question struct {
+	payload       payload.Payload
+	key           string
+	justification string
+}
+
+// verdict says what becomes of a question: exactly one of the three.
+type verdict struct {
+	wait   *facts // join this open proposal
+	answer *mcp.CallToolResult
+	create bool    // put a new proposal
+	resume *record // with create: put this one again, as it is and with its id, since it may be stored already
+	retry  bool    // with create: the same was rejected before
+}
+
+// ask is the body of every proposing tool. err is what checking the payload said.
+func (t *Tools) ask(ctx context.Context, req *mcp.CallToolRequest, p payload.Payload, err error, justification string) (*mcp.CallToolResult, any, error) {
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := payload.CheckJustification(p.Tool, justification); err != nil {
+		return nil, nil, err
+	}
+	v, err := t.settle(ctx, question{p, keyOf(p), strings.TrimSpace(justification)})
+	switch {
+	case err != nil:
+		return nil, nil, err
+	case v.answer != nil:
+		return v.answer, nil, nil
+	default:
+		return t.wait(ctx, req, *v.wait)
+	}
+}
+
+func keyOf(p payload.Payload) string {
+	sum := sha256.Sum256([]byte(p.Canonical()))
+	return string(sum[:])
+}
+
+// settle finds or makes the proposal that a question is about. Looking needs no lock; making one does, and looks again
+// under it, so that two calls of the same question make one proposal.
+func (t *Tools) settle(ctx context.Context, q question) (verdict, error) {
+	v, err := t.look(ctx, q)
+	if err != nil || !v.create {
+		return v, err
+	}
+	t.creating.Lock()
+	defer t.creating.Unlock()
+	v, err = t.look(ctx, q)
+	if err != nil || !v.create {
+		return v, err
+	}
+	return t.create(ctx, q, v)
+}
+
+// look decides by the newest proposal that asked the same.
+func (t *Tools) look(ctx context.Context, q question) (verdict, error) {
+	tool := q.payload.Tool
+	t.mu.Lock()
+	records := slices.Clone(t.byKey[q.key])
+	if n := len(records); n > 0 && records[n-1].unsaved != nil {
+		t.mu.Unlock()
+		return verdict{create: true, resume: records[n-1]}, nil
+	}
+	t.mu.Unlock()
+	for _, rec := range slices.Backward(records) {
+		e, err := t.opts.Mailbox.Get(ctx, rec.id)
+		switch {
+		case errors.Is(err, queue.ErrNotFound):
+			continue // pruned, or removed by hand
+		case err != nil:
+			return verdict{}, t.failed(tool, "reading the earlier proposal "+string(rec.id), err)
+		case e.Response == nil:
+			return verdict{wait: new(factsOf(e))}, nil
+		case e.Delivered.IsZero():
+			return verdict{answer: t.deliver(ctx, factsOf(e), *e.Response)}, nil
+		}
+		since := t.sinceDelivery(rec, e)
+		if since <= t.opts.Redeliver && sameWords(e.Proposal.Justification, q.justification) {
+			return verdict{answer: repeated(factsOf(e), *e.Response, since)}, nil
+		}
+		rejected := e.Response.Status == queue.Rejected
+		if rejected && retriesOf(records) >= maxRetries {
+			return verdict{}, triedOften(tool, *e.Response)
+		}
+		return verdict{create: true, retry: rejected}, nil
+	}
+	return verdict{create: true}, nil
+}
+
+func (t *Tools) sinceDelivery(rec *record, e queue.Entry) time.Duration {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if !rec.delivered.IsZero() {
+		return max(0, time.Since(rec.delivered)) // a clock that was set back makes it now
+	}
+	return max(0, time.Since(e.Delivered))
+}
+
+func retriesOf(records []*record) int {
+	n := 0
+	for _, r := range records {
+		if r.retry && time.Since(r.created) < retryWindow {
+			n++
+		}
+	}
+	return n
+}
+
+// sameWords compares justifications as a reader would.
+func sameWords(a, b string) bool {
+	return slices.Equal(strings.Fields(a), strings.Fields(b))
+}
+
+// create stores a proposal. It is called with t.creating held.
+func (t *Tools) create(ctx context.Context, q question, v verdict) (verdict, error) {
+	tool := q.payload.Tool
+	rec := v.resume
+	if rec == nil {
+		if err := t.checkPending(ctx, tool); err != nil {
+			return verdict{}, err
+		}
+		file := q.payload.Encode()
+		sum := sha256.Sum256([]byte(file))
+		rec = &record{id: queue.NewID(), created: time.Now(), retry: v.retry}
+		rec.unsaved = &queue.Proposal{
+			ID:              rec.id,
+			Bottle:          t.opts.Bottle,
+			Tool:            tool,
+			ProposedFile:    file,
+			Justification:   q.justification,
+			CurrentFileHash: hex.EncodeToString(sum[:]),
+			ArrivedAt:       time.Now().UTC(),
+		}
+		t.remember(q.key, rec)
+	}
+	p := *rec.unsaved // only written with t.creating held
+	// A commit is finished even when the caller hangs up meanwhile: the same call finds it then.
+	if err := t.opts.Mailbox.Put(context.WithoutCancel(ctx), p); err != nil {
+		return verdict{}, t.failed(tool, "storing the proposal", err)
+	}
+	t.mu.Lock()
+	rec.unsaved = nil
+	t.mu.Unlock()
+	t.log.Info(fmt.Sprintf("queued proposal %s (%s) for bottle %s; waiting for operator...", p.ID, tool, t.opts.Bottle),
+		"id", p.ID, "tool", tool, "bottle", t.opts.Bottle, "bytes", len(p.ProposedFile))
+	return verdict{wait: new(factsOf(queue.Entry{Proposal: p}))}, nil
+}
+
+// checkPending refuses one more proposal when too many are open.
+func (t *Tools) checkPending(ctx context.Context, tool string) error {
+	var open []string
+	for e, err := range t.opts.Mailbox.Entries(ctx) {
+		switch {
+		case err != nil && errors.Is(err, queue.ErrBad):
+			continue // reported by the mailbox; in nobody's way
+		case err != nil:
+			return t.failed(tool, "counting open proposals", err)
+		case e.Response == nil:
+			open = append(open, fmt.Sprintf("%s (%s, %s)", e.Proposal.ID, safetext.Line(e.Proposal.Tool, 40), ago(e.Age)))
+		}
+	}
+	if len(open) < t.opts.MaxPending {
+		return nil
+	}
+	return fmt.Errorf("%s: %d proposals of this sandbox wait for the operator already, which is the limit: call %s with one of these ids before you ask for more. Open, with their age: %s",
+		tool, len(open), Await, strings.Join(open, ", "))
+}
+
+// remember adds a record and drops what no rule asks for any more.
+func (t *Tools) remember(key string, rec *record) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for k, recs := range t.byKey {
+		recs = slices.DeleteFunc(recs, func(r *record) bool {
+			return !r.delivered.IsZero() && time.Since(r.delivered) > max(remembered, t.opts.Redeliver)
+		})
+		if len(recs) == 0 {
+			delete(t.byKey, k)
+		} else {
+			t.byKey[k] = recs
+		}
+	}
+	t.byKey[key] = append(t.byKey[key], rec)
+}
+
+// load reads from the mailbox what earlier processes asked. What cannot be read is in nobody's way.
+func (t *Tools) load(ctx context.Context) error {
+	var entries []queue.Entry
+	since := time.Now().Add(-max(remembered, t.opts.Redeliver))
+	for _, seq := range []func(func(queue.Entry, error) bool){t.opts.Mailbox.Recent(ctx, since), t.opts.Mailbox.Entries(ctx)} {
+		for e, err := range seq {
+			switch {
+			case err == nil:
+				e.Proposal.Justification = ""
+				entries = append(entries, e)
+			case errors.Is(err, queue.ErrBad):
+				t.log.Warn("skipping a file of the mailbox", "bottle", t.opts.Bottle, "err", safetext.Line(err.Error(), 300))
+			default:
+				return err
+			}
+		}
+	}
+	slices.SortFunc(entries, func(a, b queue.Entry) int { return strings.Compare(string(a.Proposal.ID), string(b.Proposal.ID)) })
+	rejected := make(map[string]bool) // by key: the newest so far
+	for _, e := range entries {
+		p, err := payload.Parse(e.Proposal.Tool, e.Proposal.ProposedFile)
+		if err != nil {
+			continue // nothing this process accepts asks the same; await-decision still finds it
+		}
+		key := keyOf(p)
+		t.byKey[key] = append(t.byKey[key], &record{
+			id: e.Proposal.ID, created: time.Now().Add(-e.Age), retry: rejected[key], delivered: e.Delivered,
+		})
+		rejected[key] = e.Response != nil && e.Response.Status == queue.Rejected
+	}
+	return nil
+}
+
+// failed logs a failure of ours and returns what the agent is told.
+func (t *Tools) failed(tool, doing string, err error) error {
+	t.log.Error("tool failed", "tool", tool, "bottle", t.opts.Bottle, "doing", doing, "err", safetext.Line(err.Error(), 300))
+	return fmt.Errorf("%s: %s failed: %s. This is no decision; call again in a moment, and tell the user if it goes on", tool, doing, safetext.Line(err.Error(), 300))
+}
