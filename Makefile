@@ -1,3 +1,38 @@
-.PHONY: build
-build:
-	CGO_ENABLED=0 go build -trimpath -o bin/supervise ./cmd/supervise
+# make up      the whole loop on this machine: proxy, sidecar, web desk, one bottle
+# make test    install what the tests need, and pass them
+# The rest: make help
+
+GO      ?= go
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+LDFLAGS := -s -w -X main.version=$(VERSION)
+UPFLAGS ?=
+
+.DEFAULT_GOAL := build
+.PHONY: build up demo test deps lint image bench fuzz soak screenshots sbom repro clean help
+
+build: ## build bin/supervise, static
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/supervise ./cmd/supervise
+
+up: build ## run proxy, sidecar and desk with embedded defaults, under ./.supervise
+	./bin/supervise up $(UPFLAGS)
+
+demo: build ## the whole loop once, with a scripted agent; you decide
+	./bin/supervise demo
+
+deps: ## install what the tests need beyond Go: Node clients, Chromium, PyYAML
+	.ci/deps
+
+test: deps ## all tests, under the race detector
+	$(GO) test -race ./...
+
+lint: ## what CI checks besides the tests
+	.ci/lint
+
+image: ## the container image, with the engine of your choice (ENGINE=docker|podman|buildah)
+	$${ENGINE:-docker} build -t supervise:$(VERSION) --build-arg VERSION=$(VERSION) .
+
+help: ## this list
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 14
+
+clean: ## remove what was built, but nothing under ./.supervise
+	rm -rf bin
