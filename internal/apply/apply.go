@@ -6,6 +6,9 @@
 // old mode and owner. A file is put back only while its hash is the one we wrote: a person's edit is
 // never overwritten. Nothing here is undone by an error half-way: either the error says what was put back, or
 // it says exactly what could not be.
+//
+// A process may die between any two steps. What it leaves is told by [Hand.Inspect] from the [Image] of each target,
+// and finished by [Hand.Confirm] or taken back by [Hand.PutBack]; a temporary file it left is replaced by the next write.
 package apply
 
 import (
@@ -30,7 +33,7 @@ type Plan struct {
 	Bottle    string
 	Payload   payload.Payload
 	Targets   []Target // in the order of application: pipelock, then egress; or the Dockerfile
-	Unmanaged []Kind   // targets the payload needs that the configuration leaves out
+	Unmanaged []Kind   // targets the payload needs that the configuration leaves out; a bottle without pipelock needs none for a route
 	Blocked   error    // why this cannot be applied (an unreadable or refused file, with what to do by hand); the rest of the plan is as far as it got
 }
 
@@ -98,12 +101,6 @@ type Failure struct {
 func (f *Failure) Error() string { return f.Step + " " + f.Path + ": " + f.Err.Error() }
 func (f *Failure) Unwrap() error { return f.Err }
 
-// Options configure a Hand.
-type Options struct {
-	// (filled by the implementation: the bottle's targets by slug, lock directory, verify timeout and interval,
-	// an exec function and an HTTP client that tests replace, a logger)
-}
-
 // Hand is what the desk asks. Every method but Preview is called with the locks of Lock held.
 type Hand interface {
 	// Preview reads and plans; it changes nothing.
@@ -125,9 +122,3 @@ type Hand interface {
 	// Replace runs the bottle's capability replace command, if there is one.
 	Replace(ctx context.Context, bottle string, progress io.Writer) error
 }
-
-// API (implemented in this package):
-//
-//	func New(Options) (*Local, error)   // *Local implements Hand on this host
-//	func ImageOf(Target) Image
-//	func SHA256(data []byte) string

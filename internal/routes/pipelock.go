@@ -86,6 +86,7 @@ func PipelockCover(entries []string, host string) string {
 // that are exactly it, by a textual edit that keeps every other byte. When nothing is to be changed the
 // result is data itself. Every error is an *EditError.
 func PipelockSet(data []byte, host string, present bool) ([]byte, error) {
+	hostErr := checkHost(host)
 	host = Key(host)
 	fail := func(err error) ([]byte, error) {
 		byHand := fmt.Sprintf("remove %s from %s\n", host, pipelockKey)
@@ -94,8 +95,8 @@ func PipelockSet(data []byte, host string, present bool) ([]byte, error) {
 		}
 		return nil, &EditError{Reason: err.Error(), ByHand: byHand}
 	}
-	if err := checkHost(host); err != nil {
-		return fail(err)
+	if hostErr != nil {
+		return fail(hostErr)
 	}
 	d, err := parseDoc(data)
 	if err != nil {

@@ -79,6 +79,9 @@ var (
 
 func checkHost(host string) error {
 	key := Key(host)
+	if Key(key) != key {
+		return fmt.Errorf("host %.80q must be a bare host name such as api.github.com", host)
+	}
 	if _, err := netip.ParseAddr(key); err == nil {
 		return nil
 	}

@@ -1,0 +1,257 @@
+package apply
+
+import (
+	"cmp"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/bot-bottle/supervise/internal/config"
+	"github.com/bot-bottle/supervise/internal/payload"
+	"github.com/bot-bottle/supervise/internal/routes"
+)
+
+// Options configure a Local hand.
+type Options struct {
+	// Targets returns a bottle's targets, ready to use: see config.Host.For.
+	Targets func(bottle string) config.Bottle
+	// LockDir holds one lock file a target, named by the hash of its real path; made if missing. All processes
+	// that change the same files must name the same directory.
+	LockDir string
+
+	VerifyTimeout time.Duration // how long a change may take to be seen live; if zero, 5 s
+	VerifyEvery   time.Duration // how often to look; if zero, 100 ms
+	// PipelockSettle is how long pipelock, which does not show its table, is given to read its file again before
+	// the agent is told; if zero, 250 ms, if negative, none.
+	PipelockSettle time.Duration
+	ReloadTimeout  time.Duration // of a reload or check command; if zero, 10 s
+
+	// Exec runs a command to its end and fails unless it exits 0; if nil, os/exec without a shell, with this process's environment
+	// and no input. When ctx ends it must kill the command and return.
+	Exec func(ctx context.Context, argv []string, stdout, stderr io.Writer) error
+	// Step, if set, is called before each durable step with its name, such as "egress.rename"; an error ends the operation there
+	// and is returned as it is, with nothing put back, as a crash would. For tests.
+	Step func(name string) error
+
+	Logger *slog.Logger // if nil, nothing is logged
+}
+
+// Local is the Hand on this host. It is safe for concurrent use.
+type Local struct {
+	opts Options
+	log  *slog.Logger
+}
+
+var _ Hand = (*Local)(nil)
+
+// New checks the options and makes the lock directory.
+func New(o Options) (*Local, error) {
+	if o.Targets == nil {
+		panic("apply.New: no Targets")
+	}
+	if o.LockDir == "" {
+		return nil, errors.New("apply: no lock directory")
+	}
+	if err := os.MkdirAll(o.LockDir, 0o700); err != nil {
+		return nil, fmt.Errorf("making the lock directory: %w", err)
+	}
+	o.VerifyTimeout = cmp.Or(o.VerifyTimeout, 5*time.Second)
+	o.VerifyEvery = cmp.Or(o.VerifyEvery, 100*time.Millisecond)
+	o.PipelockSettle = cmp.Or(o.PipelockSettle, 250*time.Millisecond)
+	o.ReloadTimeout = cmp.Or(o.ReloadTimeout, 10*time.Second)
+	if o.Exec == nil {
+		o.Exec = execute
+	}
+	return &Local{opts: o, log: cmp.Or(o.Logger, slog.New(slog.DiscardHandler))}, nil
+}
+
+// SHA256 is the hex hash of data.
+func SHA256(data []byte) string {
+	h := sha256.Sum256(data)
+	return hex.EncodeToString(h[:])
+}
+
+// ImageOf keeps what is needed of a target that is about to be applied.
+func ImageOf(t Target) Image {
+	im := Image{Kind: t.Kind, Path: t.Path, Real: t.Real, Existed: t.Exists, EntryBefore: t.EntryBefore, EntryAfter: t.EntryAfter, AfterSHA256: SHA256(t.After)}
+	if t.Exists {
+		im.Before, im.BeforeSHA256 = t.Before, SHA256(t.Before)
+	}
+	return im
+}
+
+func (im Image) changed() bool { return im.BeforeSHA256 != im.AfterSHA256 }
+
+// Lock takes the locks of the given real paths, sorted, for all processes of this host. It waits until ctx ends.
+func (l *Local) Lock(ctx context.Context, real []string) (func(), error) {
+	var held []*os.File
+	unlock := func() {
+		for _, f := range slices.Backward(held) {
+			f.Close() // which releases the lock
+		}
+	}
+	for _, path := range slices.Compact(slices.Sorted(slices.Values(real))) {
+		f, err := lockFile(ctx, filepath.Join(l.opts.LockDir, SHA256([]byte(path))[:32]+".lock"))
+		if err != nil {
+			unlock()
+			return nil, fmt.Errorf("locking %s: %w", path, err)
+		}
+		held = append(held, f)
+	}
+	return unlock, nil
+}
+
+// lockFile waits by looking again, so that nothing is left behind when ctx ends. The file stays: removing it
+// would let two processes hold locks on two files of one name.
+func lockFile(ctx context.Context, name string) (*os.File, error) {
+	f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	for wait := time.Millisecond; ; wait = min(2*wait, 50*time.Millisecond) {
+		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if err == nil {
+			return f, nil
+		}
+		if !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR) {
+			f.Close()
+			return nil, err
+		}
+		t := time.NewTimer(wait)
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+			t.Stop()
+			f.Close()
+			return nil, fmt.Errorf("another operator holds it: %w", context.Cause(ctx))
+		}
+	}
+}
+
+// Preview reads and plans; it changes nothing.
+func (l *Local) Preview(ctx context.Context, bottle string, p payload.Payload) (*Plan, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, context.Cause(ctx)
+	}
+	plan := &Plan{Bottle: bottle, Payload: p}
+	cfg := l.opts.Targets(bottle)
+	var blocked []error
+	add := func(kind Kind, path string, fill func(*Target) error) {
+		t := Target{Kind: kind, Path: path}
+		err := t.read()
+		if err == nil {
+			err = fill(&t)
+		}
+		if err != nil {
+			blocked = append(blocked, fmt.Errorf("%s file %s: %w", kind, path, err))
+			t.After = t.Before
+		}
+		plan.Targets = append(plan.Targets, t)
+	}
+	switch p.Tool {
+	case payload.Egress:
+		if cfg.Pipelock != nil {
+			add(KindPipelock, cfg.Pipelock.File, func(t *Target) error { return t.allow(p.Host) })
+		}
+		if cfg.Egress == nil {
+			plan.Unmanaged = append(plan.Unmanaged, KindEgress)
+		} else {
+			add(KindEgress, cfg.Egress.File, func(t *Target) error { return t.route(p) })
+		}
+	case payload.Pipelock:
+		if cfg.Pipelock == nil {
+			plan.Unmanaged = append(plan.Unmanaged, KindPipelock)
+		} else {
+			add(KindPipelock, cfg.Pipelock.File, func(t *Target) error { return t.allow(p.Host) })
+		}
+	case payload.Capability:
+		if cfg.Capability == nil {
+			plan.Unmanaged = append(plan.Unmanaged, KindDockerfile)
+		} else {
+			add(KindDockerfile, cfg.Capability.File, func(t *Target) error {
+				t.After = []byte(p.Dockerfile)
+				t.EntryBefore, t.EntryAfter = string(t.Before), p.Dockerfile
+				t.Covered = !t.Changed()
+				return nil
+			})
+		}
+	default:
+		return nil, fmt.Errorf("tool %.40q proposes nothing that can be applied", p.Tool)
+	}
+	if ts := plan.Targets; len(ts) == 2 && ts[0].Real == ts[1].Real {
+		blocked = append(blocked, fmt.Errorf("pipelock and egress of bottle %s have the same file %s: they must be two", bottle, ts[0].Real))
+	}
+	plan.Blocked = errors.Join(blocked...)
+	return plan, nil
+}
+
+// read fills in what the file is now.
+func (t *Target) read() error {
+	real, err := resolve(t.Path)
+	t.Real = cmp.Or(real, t.Path)
+	if err != nil {
+		return err
+	}
+	t.Before, err = readFile(real)
+	if errors.Is(err, fs.ErrNotExist) && t.Kind == KindDockerfile {
+		return nil
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		return errors.New("there is no such file: create it, or correct supervise.yaml")
+	}
+	if err != nil {
+		return err
+	}
+	t.Exists = true
+	return nil
+}
+
+// route plans the merge of the payload's route.
+func (t *Target) route(p payload.Payload) error {
+	table, err := routes.Parse(t.Before)
+	if err != nil {
+		_, err = routes.Set(t.Before, p.Host, new(routeOf(p))) // the same, with the lines to add by hand
+		return err
+	}
+	for _, r := range table.Routes {
+		t.Table = append(t.Table, routes.Key(r.Host))
+	}
+	_, change := routes.Merge(table, routeOf(p))
+	t.EntryBefore, t.EntryAfter = routes.Canonical(change.Before), routes.Canonical(change.After)
+	t.RouteWidened, t.AuthIgnored, t.Covered = change.Widened, change.AuthIgnored, change.Covered
+	t.After, err = routes.Set(t.Before, p.Host, change.After)
+	return err
+}
+
+func routeOf(p payload.Payload) routes.Route {
+	r := routes.Route{Host: p.Host, PathAllowlist: slices.Clone(p.Route.PathAllowlist)}
+	if a := p.Route.Auth; a != nil {
+		r.Auth = &routes.Auth{Scheme: a.Scheme, TokenRef: a.TokenRef}
+	}
+	return r
+}
+
+// allow plans a host for pipelock's allowlist.
+func (t *Target) allow(host string) error {
+	t.NotStrict = !routes.PipelockStrict(t.Before)
+	entries, err := routes.PipelockParse(t.Before)
+	if err == nil {
+		t.Table = entries
+		t.EntryBefore = routes.PipelockCover(entries, host)
+		t.EntryAfter = cmp.Or(t.EntryBefore, host)
+		t.Covered = t.EntryBefore != ""
+	}
+	t.After, err = routes.PipelockSet(t.Before, host, true)
+	return err
+}

@@ -1,0 +1,123 @@
+package apply
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+
+	"github.com/bot-bottle/supervise/internal/payload"
+	"github.com/bot-bottle/supervise/internal/routes"
+)
+
+// Undo takes authority away, so it fails closed: what it has restored stays restored when a later step fails, and
+// Left names the files that were restored without being seen live. It can be called again until all of it holds.
+// Nothing is written unless every target can be restored.
+func (l *Local) Undo(ctx context.Context, bottle string, p payload.Payload, images []Image, progress io.Writer) (Result, error) {
+	j := l.job(bottle, p.Host, progress)
+	defer j.tell.flush()
+	var writes []*write // nil where the file is as it should be already
+	var changed []Image // with AfterSHA256 of the file as it will be
+	for _, im := range slices.Backward(images) {
+		if !im.changed() {
+			continue
+		}
+		w, sha, err := restore(im, p.Host)
+		if err != nil {
+			f := &Failure{Step: "check", Kind: im.Kind, Path: im.Path, Err: err}
+			if now, err := sum(im.Real); err == nil {
+				f.Left = []string{fmt.Sprintf("%s (before: sha256 %s; we wrote: %s; now: %s)", im.Path, hashName(im.BeforeSHA256), hashName(im.AfterSHA256), hashName(now))}
+			}
+			return Result{}, f
+		}
+		im.AfterSHA256 = sha
+		writes, changed = append(writes, w), append(changed, im)
+	}
+	var restored []string
+	fail := func(f *Failure) (Result, error) {
+		if crashed(f.Err) {
+			return Result{}, f.Err
+		}
+		f.Left = restored
+		return Result{}, f
+	}
+	for i, im := range changed {
+		if w := writes[i]; w != nil {
+			done, err := j.replace(*w)
+			if done {
+				restored = append(restored, im.Path+" (restored, not seen live)")
+			}
+			if err != nil {
+				return fail(&Failure{Step: "write", Kind: im.Kind, Path: im.Path, Err: err})
+			}
+			j.tell.say("%s: restored %s", im.Kind, im.Path)
+		}
+		if f := j.activate(ctx, im); f != nil {
+			return fail(f)
+		}
+	}
+	res, f := j.outcome(ctx, changed, true)
+	if f != nil {
+		return fail(f)
+	}
+	return res, nil
+}
+
+// restore plans the undo of one target: a write, or nil when the file is as it should be, and the hash the file will
+// have.
+func restore(im Image, host string) (*write, string, error) {
+	data, err := readFile(im.Real)
+	if ignoreMissing(err) != nil {
+		return nil, "", err
+	}
+	now := ""
+	if err == nil {
+		now = SHA256(data)
+	}
+	w := &write{kind: im.Kind, path: im.Path, real: im.Real, was: now}
+	switch now {
+	case im.BeforeSHA256:
+		return nil, now, nil
+	case im.AfterSHA256:
+		w.data, w.remove = im.Before, !im.Existed
+		return w, im.BeforeSHA256, nil
+	case "":
+		return nil, "", &ChangedError{im.Path, im.AfterSHA256, now}
+	}
+	switch im.Kind {
+	case KindEgress:
+		table, err := routes.Parse(data)
+		if err != nil {
+			return nil, "", err
+		}
+		entry := routes.Canonical(table.Lookup(host))
+		if entry == im.EntryBefore {
+			return nil, now, nil
+		}
+		if entry != im.EntryAfter {
+			return nil, "", fmt.Errorf("the entry of host %s is no longer as it was written: edit it by hand", host)
+		}
+		before, err := routes.ParseCanonical(im.EntryBefore)
+		if err != nil {
+			return nil, "", err
+		}
+		if w.data, err = routes.Set(data, host, before); err != nil {
+			return nil, "", err
+		}
+	case KindPipelock:
+		entries, err := routes.PipelockParse(data)
+		if err != nil {
+			return nil, "", err
+		}
+		if !slices.ContainsFunc(entries, func(e string) bool { return strings.EqualFold(e, host) }) {
+			return nil, now, nil
+		}
+		if w.data, err = routes.PipelockSet(data, host, false); err != nil {
+			return nil, "", err
+		}
+	default:
+		return nil, "", &ChangedError{im.Path, im.AfterSHA256, now}
+	}
+	return w, SHA256(w.data), nil
+}
