@@ -62,10 +62,11 @@ type shape struct {
 
 type field struct {
 	name     string
-	required string // what is said when it is missing; "" makes it optional, and null the same as absent
+	required string // what is said when it is missing, or not one of oneOf; "" makes it optional, and null the same as absent
 	kind     string // "a string", "a list of strings", "an object"
 	example  string
-	object   *shape // of kind "an object"
+	oneOf    []string // of kind "a string"; if empty, any
+	object   *shape   // of kind "an object"
 }
 
 const (
@@ -85,7 +86,7 @@ var shapes = map[string]shape{
 		{name: "path_allowlist", kind: aList, example: `["/repos/"]`},
 		{name: "auth", kind: anObj, example: `{"scheme": "Bearer", "token_ref": "GH_TOKEN"}`, object: &shape{
 			fields: []field{
-				{name: "scheme", kind: aString, example: `"Bearer"`, required: `must be "Bearer" or "token"`},
+				{name: "scheme", kind: aString, example: `"Bearer"`, oneOf: []string{"Bearer", "token"}, required: `must be "Bearer" or "token"`},
 				{name: "token_ref", kind: aString, example: `"GH_TOKEN"`, required: "must be the name of an environment variable of the proxy, such as GH_TOKEN, never the secret itself"},
 			},
 			closed: "is not known: auth takes scheme and token_ref",
@@ -152,8 +153,12 @@ func (f field) value(tool, name string, v json.RawMessage) error {
 	}
 	switch f.kind {
 	case aString:
-		if json.Unmarshal(v, new(string)) != nil {
+		var got string
+		if json.Unmarshal(v, &got) != nil {
 			return wrong()
+		}
+		if f.oneOf != nil && !slices.Contains(f.oneOf, got) {
+			return fmt.Errorf("%s: %s %s %s", tool, name, show(v), f.required)
 		}
 	case aList:
 		var items []json.RawMessage

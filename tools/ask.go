@@ -101,7 +101,8 @@ func (t *Tools) look(ctx context.Context, q question) (verdict, error) {
 		e, err := t.opts.Mailbox.Get(ctx, rec.id)
 		switch {
 		case errors.Is(err, queue.ErrNotFound):
-			continue // pruned, or removed by hand
+			t.forget(q.key, rec) // pruned, or removed by hand
+			continue
 		case err != nil:
 			return verdict{}, t.failed(tool, "reading the earlier proposal "+string(rec.id), err)
 		case e.Response == nil:
@@ -216,6 +217,15 @@ func (t *Tools) remember(key string, rec *record) {
 		}
 	}
 	t.byKey[key] = append(t.byKey[key], rec)
+}
+
+func (t *Tools) forget(key string, rec *record) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.byKey[key] = slices.DeleteFunc(t.byKey[key], func(r *record) bool { return r == rec })
+	if len(t.byKey[key]) == 0 {
+		delete(t.byKey, key)
+	}
 }
 
 // load reads from the mailbox what earlier processes asked. What cannot be read is in nobody's way.

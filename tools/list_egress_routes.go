@@ -54,7 +54,7 @@ func (t *Tools) fetchRoutes(ctx context.Context) ([]byte, error) {
 	}
 	resp, err := t.client.Do(req)
 	if err != nil {
-		return nil, routesCause(err)
+		return nil, t.routesCause(err)
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode < 200 || resp.StatusCode > 299 {
@@ -62,7 +62,7 @@ func (t *Tools) fetchRoutes(ctx context.Context) ([]byte, error) {
 	}
 	body, err := io.ReadAll(io.LimitReader(resp.Body, maxRoutesBytes+1))
 	if err != nil {
-		return nil, routesCause(err)
+		return nil, t.routesCause(err)
 	}
 	if len(body) > maxRoutesBytes {
 		return nil, fmt.Errorf("the answer is over %d bytes", maxRoutesBytes)
@@ -71,10 +71,10 @@ func (t *Tools) fetchRoutes(ctx context.Context) ([]byte, error) {
 }
 
 // routesCause drops the URL, which the message names already, and says a timeout plainly.
-func routesCause(err error) error {
+func (t *Tools) routesCause(err error) error {
 	var timeout interface{ Timeout() bool }
 	if errors.As(err, &timeout) && timeout.Timeout() {
-		return fmt.Errorf("no complete answer within %v", routesTimeout)
+		return fmt.Errorf("no complete answer within %v", t.client.Timeout)
 	}
 	if u, ok := errors.AsType[*url.Error](err); ok {
 		return u.Err

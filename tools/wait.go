@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/bot-bottle/supervise/internal/payload"
@@ -43,11 +44,7 @@ func subject(p queue.Proposal) string {
 	case err != nil:
 		return "your proposal"
 	case pl.Tool == payload.Egress:
-		s := pl.Route.Host
-		for _, path := range pl.Route.PathAllowlist {
-			s += " " + path
-		}
-		return safetext.Line(s, most)
+		return safetext.Line(strings.Join(append([]string{pl.Route.Host}, pl.Route.PathAllowlist...), " "), most)
 	case pl.Tool == payload.Pipelock:
 		return safetext.Line(pl.URL, most)
 	default:
@@ -180,7 +177,7 @@ func (t *Tools) ahead(ctx context.Context, id queue.ID) int {
 	defer t.queueMu.Unlock()
 	if t.openAt.IsZero() || time.Since(t.openAt) > openFresh {
 		t.open, t.openAt = nil, time.Now()
-		for e, err := range t.opts.Mailbox.Entries(ctx) {
+		for e, err := range t.opts.Mailbox.Entries(context.WithoutCancel(ctx)) { // the list is for all of them
 			if err == nil && e.Response == nil {
 				t.open = append(t.open, e.Proposal.ID)
 			}

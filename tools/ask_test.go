@@ -1,0 +1,748 @@
+package tools
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/bot-bottle/supervise/queue"
+	"github.com/google/go-cmp/cmp"
+	"github.com/modelcontextprotocol/go-sdk/mcp"
+)
+
+var askGitHub = args{
+	"host": "api.github.com", "path_allowlist": []string{"/repos/"},
+	"auth":          args{"scheme": "Bearer", "token_ref": "GH_TOKEN"},
+	"justification": "clone was refused",
+}
+
+func with(a args, kv ...any) args {
+	out := maps.Clone(a)
+	for i := 0; i < len(kv); i += 2 {
+		out[kv[i].(string)] = kv[i+1]
+	}
+	return out
+}
+
+// bubble runs f with a rig, in fake time.
+func bubble(t *testing.T, opts Options, f func(t *testing.T, r *rig)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, newBox(), opts)
+		defer r.close()
+		f(t, r)
+	})
+}
+
+// asked makes a call and waits until it blocks or has answered.
+func (r *rig) asked(tool string, a any) <-chan reply {
+	out := r.start(r.t.Context(), tool, a)
+	synctest.Wait()
+	return out
+}
+
+func TestWhatIsStored(t *testing.T) {
+	bubble(t, Options{}, func(t *testing.T, r *rig) {
+		now := time.Now().UTC()
+		call := r.asked("egress-block", with(askGitHub, "unknown", args{"x": 1}))
+		id := r.box.only(t)
+		e, _ := r.box.Get(t.Context(), id)
+		want := queue.Proposal{
+			ID: id, Bottle: "demo", Tool: "egress-block", Justification: "clone was refused",
+			ProposedFile:    "{\n  \"host\": \"api.github.com\",\n  \"path_allowlist\": [\n    \"/repos/\"\n  ],\n  \"auth\": {\n    \"scheme\": \"Bearer\",\n    \"token_ref\": \"GH_TOKEN\"\n  }\n}\n",
+			CurrentFileHash: "2ba358c26b2ca0841cf89ddfc9a1cbf28510848ec6a254e2590c8706a4416975",
+			ArrivedAt:       now,
+		}
+		if diff := cmp.Diff(want, e.Proposal); diff != "" {
+			t.Errorf("proposal mismatch (-want +got):\n%s", diff)
+		}
+		wantLog := fmt.Sprintf(`msg="queued proposal %s (egress-block) for bottle demo; waiting for operator..."`, id)
+		if got := r.log.String(); !strings.Contains(got, wantLog) || strings.Contains(got, "clone") || strings.Contains(got, "GH_TOKEN") {
+			t.Errorf("log = %s, want %s and no payload", got, wantLog)
+		}
+		r.box.respond(t, id, queue.Response{Status: queue.Approved, Outcome: queue.Live})
+		<-call
+
+		for tool, a := range map[string]args{
+			"pipelock-block":   {"failed_url": " https://a.example/x ", "justification": "x"},
+			"capability-block": {"dockerfile": "FROM a\r\n", "justification": "x"},
+		} {
+			call := r.asked(tool, a)
+			id := r.box.only(t)
+			e, _ := r.box.Get(t.Context(), id)
+			want := map[string]string{"pipelock-block": "https://a.example/x", "capability-block": "FROM a\r\n"}[tool]
+			if e.Proposal.ProposedFile != want || e.Proposal.Tool != tool {
+				t.Errorf("%s stored %q as %s, want %q", tool, e.Proposal.ProposedFile, e.Proposal.Tool, want)
+			}
+			r.box.respond(t, id, queue.Response{Status: queue.Rejected})
+			<-call
+		}
+	})
+}
+
+func TestAnswers(t *testing.T) {
+	route := "{\n  \"host\": \"api.github.com\"\n}\n"
+	tests := []struct {
+		name string
+		tool string
+		args args
+		resp queue.Response
+		want string // %s is the id
+	}{
+		{"approved, live", "egress-block", askGitHub, queue.Response{Status: queue.Approved, Outcome: queue.Live},
+			"status: approved\n\nThe operator approved egress-block for api.github.com /repos/ (proposal %s). It is live now: retry what was refused."},
+		{"approved with notes, unchanged", "egress-block", askGitHub, queue.Response{Status: queue.Approved, Notes: "ok & <fine>\nline 2", Outcome: queue.Unchanged},
+			"status: approved\nnotes: ok & <fine>\nline 2\n\nThe operator approved egress-block for api.github.com /repos/ (proposal %s). It was allowed already, so nothing was changed: retry once, and if it is still refused the cause is another one. Read the error again, and check list-egress-routes."},
+		{"approved, unverified", "pipelock-block", args{"failed_url": "https://a.example/x", "justification": "x"}, queue.Response{Status: queue.Approved, Outcome: queue.Unverified},
+			"status: approved\n\nThe operator approved pipelock-block for https://a.example/x (proposal %s). It was applied but not seen live: retry what was refused, and if it is still refused after a minute check list-egress-routes and ask again saying what fails."},
+		{"foreign operator", "egress-block", askGitHub, queue.Response{Status: queue.Approved},
+			"status: approved\n\nThe operator approved egress-block for api.github.com /repos/ (proposal %s). Nothing was said about what was done: check that it works, and if it does not, ask again saying what fails."},
+		{"acknowledged", "capability-block", args{"dockerfile": "FROM a", "justification": "x"}, queue.Response{Status: queue.Approved, Outcome: queue.Acknowledged},
+			"status: approved\n\nThe operator approved capability-block for the Dockerfile (proposal %s). It is recorded, and nothing was rebuilt: this sandbox stays as it is for now. Go on without it, and do not ask for it again."},
+		{"Dockerfile live", "capability-block", args{"dockerfile": "FROM a", "justification": "x"}, queue.Response{Status: queue.Approved, Outcome: queue.Live},
+			"status: approved\n\nThe operator approved capability-block for the Dockerfile (proposal %s). The image is built from it, and this sandbox is about to be replaced: finish what you are writing, and expect this session to end."},
+		{"modified with a file", "egress-block", askGitHub, queue.Response{Status: queue.Modified, Notes: "n", FinalFile: route, Outcome: queue.Live},
+			"status: modified\nnotes: n\nthe operator modified your proposal before approving; the final config is now what's been applied\n\nThe operator approved egress-block for api.github.com /repos/ with changes (proposal %s). It is live now: retry what was refused.\n\nWhat was applied:\n{\n  \"host\": \"api.github.com\"\n}"},
+		{"modified without a file", "egress-block", askGitHub, queue.Response{Status: queue.Modified, Outcome: queue.Live},
+			"status: modified\n\nThe operator approved egress-block for api.github.com /repos/ with changes (proposal %s). It is live now: retry what was refused."},
+		{"rejected", "egress-block", askGitHub, queue.Response{Status: queue.Rejected, Notes: "use the mirror"},
+			"status: rejected\nnotes: use the mirror\n\nThe operator rejected egress-block for api.github.com /repos/ (proposal %s). Nothing was changed. Find another way, or propose something narrower that meets the notes; do not repeat this unchanged."},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			bubble(t, Options{}, func(t *testing.T, r *rig) {
+				call := r.asked(tt.tool, tt.args)
+				id := r.box.only(t)
+				time.Sleep(3 * time.Hour)
+				r.box.respond(t, id, tt.resp)
+				got := <-call
+				if got.err != nil {
+					t.Fatal(got.err)
+				}
+				if diff := cmp.Diff(fmt.Sprintf(tt.want, id), got.text); diff != "" {
+					t.Errorf("text mismatch (-want +got):\n%s", diff)
+				}
+				if want := tt.resp.Status == queue.Rejected; got.isError != want {
+					t.Errorf("isError = %v, want %v", got.isError, want)
+				}
+				m := got.meta
+				if m.Status != string(tt.resp.Status) || m.ProposalID != id || m.Tool != tt.tool || m.Notes != tt.resp.Notes ||
+					m.FinalFile != tt.resp.FinalFile || m.Outcome != tt.resp.Outcome || m.DecidedAt.IsZero() || m.Repeated {
+					t.Errorf("_meta = %+v", m)
+				}
+				if !r.box.delivered(id) {
+					t.Error("the answer went out and is not archived")
+				}
+			})
+		})
+	}
+}
+
+func TestProgress(t *testing.T) {
+	bubble(t, Options{}, func(t *testing.T, r *rig) {
+		first := r.asked("pipelock-block", args{"failed_url": "https://first.example/", "justification": "x"})
+		firstID := r.box.only(t)
+		time.Sleep(10 * time.Second)
+		second := r.asked("egress-block", askGitHub)
+		time.Sleep(16 * time.Second)
+		want := []string{
+			"0 waiting for the human operator to decide pipelock-block for https://first.example/: 0 s so far",
+			"0 waiting for the human operator to decide egress-block for api.github.com /repos/: 0 s so far; 1 proposal of this sandbox is ahead",
+			"15 waiting for the human operator to decide pipelock-block for https://first.example/: 15 s so far",
+			"15 waiting for the human operator to decide egress-block for api.github.com /repos/: 15 s so far; 1 proposal of this sandbox is ahead",
+		}
+		if diff := cmp.Diff(want, r.messages()); diff != "" {
+			t.Errorf("progress mismatch (-want +got):\n%s", diff)
+		}
+		r.box.respond(t, firstID, queue.Response{Status: queue.Approved})
+		<-first
+		time.Sleep(time.Hour)
+		got := r.messages()
+		if n := len(got) - len(want); n < 3600/15 || n > 3600/15+1 {
+			t.Errorf("%d notifications within an hour, want one every 15 s", n)
+		}
+		if last := got[len(got)-1]; strings.Contains(last, "ahead") || !strings.Contains(last, "60 min so far") {
+			t.Errorf("last message = %q, want nobody ahead, after 60 min", last)
+		}
+		r.box.respond(t, r.box.only(t), queue.Response{Status: queue.Approved})
+		<-second
+	})
+}
+
+func TestHoldEndsAndAwaitGoesOn(t *testing.T) {
+	bubble(t, Options{}, func(t *testing.T, r *rig) {
+		start := time.Now()
+		got := <-r.startWith(t.Context(), &mcp.CallToolParams{Name: "egress-block", Arguments: askGitHub}) // no progress token
+		if d := time.Since(start); d != 50*time.Second {
+			t.Errorf("held for %v, want 50s", d)
+		}
+		id := r.box.only(t)
+		want := fmt.Sprintf(`status: pending
+proposal_id: %[1]s
+
+egress-block for api.github.com /repos/: the operator has not decided yet. Your proposal is stored and stays open; nothing is cancelled, and no answer will be lost.
+To go on waiting call await-decision with proposal_id "%[1]s", or make the same egress-block call again; both join this proposal. You can do other work first. Do not take this for an approval or a rejection.`, id)
+		if diff := cmp.Diff(want, got.text); diff != "" {
+			t.Errorf("pending mismatch (-want +got):\n%s", diff)
+		}
+		if got.isError || got.meta.Status != "pending" || got.meta.ProposalID != id {
+			t.Errorf("isError = %v, _meta = %+v", got.isError, got.meta)
+		}
+		if len(r.messages()) != 0 {
+			t.Errorf("progress without a token: %q", r.messages())
+		}
+
+		again := r.asked("egress-block", with(askGitHub, "justification", "other words"))
+		waiting := r.asked(Await, args{"proposal_id": string(id)})
+		time.Sleep(23 * time.Hour)
+		r.box.respond(t, id, queue.Response{Status: queue.Approved, Outcome: queue.Live})
+		for _, call := range []<-chan reply{again, waiting} {
+			if got := <-call; !strings.HasPrefix(got.text, "status: approved\n") {
+				t.Errorf("answer = %q, %v", got.text, got.err)
+			}
+		}
+		if r.box.puts != 1 {
+			t.Errorf("%d proposals, want 1", r.box.puts)
+		}
+		late := r.await(id)
+		if want := "\n\ndecided 0 s ago; if still refused, check list-egress-routes and ask again saying what fails"; !strings.HasSuffix(late.text, want) || !late.meta.Repeated {
+			t.Errorf("fetched again: %q, want the answer and %q", late.text, want)
+		}
+		time.Sleep(25 * time.Minute)
+		if late := r.await(id); !strings.Contains(late.text, "decided 25 min ago") {
+			t.Errorf("fetched again later: %q", late.text)
+		}
+	})
+}
+
+func TestHoldTable(t *testing.T) {
+	spec := func(s string) func(string) (time.Duration, bool) {
+		f, err := ParseHold(s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return f
+	}
+	tests := []struct {
+		spec, client string
+		progress     bool
+		want         time.Duration
+	}{
+		{"", "claude-code", true, 24 * time.Hour},
+		{"", "Claude-Code/2.1", true, 24 * time.Hour},
+		{"", "claude-code", false, 50 * time.Second},
+		{"", "claude-codex", true, 50 * time.Second},
+		{"", "codex-mcp-client", true, 240 * time.Second},
+		{"", "gemini-cli-mcp-client-supervise", true, 540 * time.Second},
+		{"", "", true, 50 * time.Second},
+		{"240s", "claude-code", true, 240 * time.Second},
+		{"0", "anything", false, 0},
+		{"codex-mcp-client=200s,*=10s", "codex-mcp-client", false, 200 * time.Second},
+		{"codex-mcp-client=200s, * = 10s", "claude-code", true, 10 * time.Second},
+		{"codex-mcp-client=200s", "claude-code", true, 24 * time.Hour},
+		{"Claude=1m,claude-code=2m", "claude-code", true, 2 * time.Minute},
+		{"claude-code=0,5s", "claude-code", false, 0},
+	}
+	for _, tt := range tests {
+		tools := &Tools{opts: Options{Hold: spec(tt.spec)}}
+		if got := tools.hold(tt.client, tt.progress); got != tt.want {
+			t.Errorf("%q: hold(%q, %v) = %v, want %v", tt.spec, tt.client, tt.progress, got, tt.want)
+		}
+	}
+	for spec, want := range map[string]string{
+		"240":        `"240" must be a duration such as 240s, 24h, or 0 for until decided`,
+		"-1s":        `"-1s" must be a duration such as 240s, 24h, or 0 for until decided`,
+		"a=b":        `"b" must be a duration such as 240s, 24h, or 0 for until decided`,
+		"=5s":        `"=5s" has no client name before '=': write codex-mcp-client=240s, or *=50s for all others`,
+		"a=1s,A=2s":  `client "a" is there twice`,
+		"1s,2s":      `client "*" is there twice`,
+		"a=1s,":      `"" must be a duration such as 240s, 24h, or 0 for until decided`,
+		"a=1s;b=2s":  `"1s;b=2s" must be a duration such as 240s, 24h, or 0 for until decided`,
+		"forever,*=": `"forever" must be a duration such as 240s, 24h, or 0 for until decided`,
+	} {
+		if _, err := ParseHold(spec); err == nil || err.Error() != want {
+			t.Errorf("ParseHold(%q) = %v, want %s", spec, err, want)
+		}
+	}
+}
+
+func TestHoldZeroIsUntilDecided(t *testing.T) {
+	hold, err := ParseHold("0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	bubble(t, Options{Hold: hold}, func(t *testing.T, r *rig) {
+		call := r.startWith(t.Context(), &mcp.CallToolParams{Name: "egress-block", Arguments: askGitHub})
+		time.Sleep(30 * 24 * time.Hour)
+		r.box.respond(t, r.box.only(t), queue.Response{Status: queue.Approved})
+		if got := <-call; !strings.HasPrefix(got.text, "status: approved") {
+			t.Errorf("answer = %q", got.text)
+		}
+	})
+}
+
+func TestSameQuestionIsAskedOnce(t *testing.T) {
+	bubble(t, Options{}, func(t *testing.T, r *rig) {
+		same := []args{
+			{"host": "API.github.com.", "path_allowlist": []string{"/b", "/a", "/b"}, "justification": "one"},
+			{"host": " api.github.com", "path_allowlist": []string{"/a", "/b"}, "justification": "two"},
+		}
+		var calls []<-chan reply
+		for i := range 100 { // all at once: racing calls make one proposal
+			calls = append(calls, r.start(t.Context(), "egress-block", same[i%2]))
+		}
+		synctest.Wait()
+		id := r.box.only(t)
+		other := r.asked("egress-block", args{"host": "api.github.com", "justification": "one"})
+		if n := len(r.box.ids(true)); n != 2 {
+			t.Errorf("%d proposals, want another one for another question", n)
+		}
+		for _, id := range r.box.ids(true) {
+			r.box.respond(t, id, queue.Response{Status: queue.Approved})
+		}
+		for _, c := range append(calls, other) {
+			if got := <-c; !strings.HasPrefix(got.text, "status: approved") {
+				t.Errorf("answer = %q, %v", got.text, got.err)
+			}
+		}
+		if !r.box.delivered(id) {
+			t.Error("not archived")
+		}
+	})
+}
+
+func TestCancelledCallLosesNothing(t *testing.T) {
+	bubble(t, Options{}, func(t *testing.T, r *rig) {
+		ctx, cancel := context.WithCancel(t.Context())
+		call := r.start(ctx, "egress-block", askGitHub)
+		synctest.Wait()
+		id := r.box.only(t)
+		cancel()
+		if got := <-call; !errors.Is(got.err, context.Canceled) {
+			t.Errorf("cancelled call = %+v", got)
+		}
+		synctest.Wait()
+		r.box.respond(t, id, queue.Response{Status: queue.Modified, Notes: "later"}) // nobody waits
+		time.Sleep(5 * time.Hour)
+		if r.box.delivered(id) {
+			t.Error("archived though nobody got it")
+		}
+		got := r.do("egress-block", with(askGitHub, "justification", "quite other words"))
+		if !strings.HasPrefix(got.text, "status: modified\nnotes: later\n") || got.meta.Repeated {
+			t.Errorf("asked again = %q", got.text)
+		}
+		if r.box.puts != 1 || !r.box.delivered(id) {
+			t.Errorf("%d proposals, delivered %v; want 1, true", r.box.puts, r.box.delivered(id))
+		}
+	})
+}
+
+func TestRestartRemembers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBox()
+		r := newRig(t, b, Options{})
+		ctx, cancel := context.WithCancel(t.Context())
+		call := r.start(ctx, "egress-block", askGitHub)
+		synctest.Wait()
+		id := b.only(t)
+		cancel()
+		<-call
+		r.close()
+
+		time.Sleep(time.Minute)
+		r = newRig(t, b, Options{}) // while it is open
+		call = r.asked("egress-block", with(askGitHub, "justification", "new words"))
+		if last := r.messages()[0]; !strings.Contains(last, "1 min so far") {
+			t.Errorf("progress after a restart = %q, want the proposal's age", last)
+		}
+		b.respond(t, id, queue.Response{Status: queue.Rejected, Notes: "no"})
+		if got := <-call; got.meta.ProposalID != id {
+			t.Errorf("joined %+v, want %s", got, id)
+		}
+		r.close()
+
+		time.Sleep(9 * time.Minute)
+		r = newRig(t, b, Options{}) // within the redelivery window
+		got := r.do("egress-block", askGitHub)
+		if !got.meta.Repeated || got.meta.ProposalID != id || !got.isError {
+			t.Errorf("same words after a restart = %+v, want the recorded answer", got)
+		}
+		r.close()
+		if b.puts != 1 {
+			t.Errorf("%d proposals, want 1", b.puts)
+		}
+	})
+}
+
+func TestRedeliveryWindow(t *testing.T) {
+	bubble(t, Options{Redeliver: 10 * time.Minute}, func(t *testing.T, r *rig) {
+		answer := func(a args) queue.ID {
+			t.Helper()
+			call := r.asked("egress-block", a)
+			id := r.box.only(t)
+			r.box.respond(t, id, queue.Response{Status: queue.Approved, Outcome: queue.Live})
+			<-call
+			return id
+		}
+		id := answer(askGitHub)
+		time.Sleep(10 * time.Minute)
+		got := r.do("egress-block", with(askGitHub, "justification", " clone  was\nrefused ")) // the same words
+		want := fmt.Sprintf("status: approved\n\nThe operator approved egress-block for api.github.com /repos/ (proposal %s). It is live now: retry what was refused.\n\ndecided 10 min ago; if still refused, check list-egress-routes and ask again saying what fails", id)
+		if diff := cmp.Diff(want, got.text); diff != "" {
+			t.Errorf("redelivery mismatch (-want +got):\n%s", diff)
+		}
+		second := answer(with(askGitHub, "justification", "still 403: other path"))
+		if second == id {
+			t.Error("new words within the window joined the old proposal")
+		}
+		time.Sleep(10*time.Minute + time.Second)
+		if third := answer(with(askGitHub, "justification", "still 403: other path")); third == second {
+			t.Error("the same words after the window joined the old proposal")
+		}
+	})
+}
+
+func TestRejectedMayBeRetriedThreeTimes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBox()
+		r := newRig(t, b, Options{})
+		reject := func(words string) {
+			t.Helper()
+			call := r.asked("egress-block", with(askGitHub, "justification", words))
+			b.respond(t, b.only(t), queue.Response{Status: queue.Rejected, Notes: "not for " + words})
+			if got := <-call; !got.isError || got.meta.Status != "rejected" {
+				t.Errorf("%s: %+v", words, got)
+			}
+			time.Sleep(time.Minute)
+		}
+		limited := func() {
+			t.Helper()
+			got := r.do("egress-block", with(askGitHub, "justification", "a fourth time"))
+			want := "egress-block: this was rejected, and asked again 3 times within the hour, which is the limit; the operator's last notes: not for w3. Find another way, or propose something else"
+			if !got.isError || got.text != want {
+				t.Errorf("fourth retry\n got %s\nwant %s", got.text, want)
+			}
+		}
+		for i := range 4 {
+			reject(fmt.Sprintf("w%d", i))
+		}
+		limited()
+		if got := r.do("egress-block", with(askGitHub, "justification", "w3")); !got.meta.Repeated {
+			t.Errorf("the same words at the limit = %+v, want the recorded answer", got)
+		}
+		r.close()
+		r = newRig(t, b, Options{}) // a restart does not reset it
+		limited()
+		if call := r.asked("egress-block", args{"host": "other.example", "justification": "x"}); len(b.ids(true)) != 1 {
+			t.Error("another question was limited too")
+		} else {
+			b.respond(t, b.only(t), queue.Response{Status: queue.Approved})
+			<-call
+		}
+		time.Sleep(time.Hour)
+		reject("w4")
+		r.close()
+	})
+}
+
+func TestMaxPending(t *testing.T) {
+	bubble(t, Options{MaxPending: 2}, func(t *testing.T, r *rig) {
+		ask := func(host string) args { return args{"host": host, "justification": "x"} }
+		first := r.asked("egress-block", ask("one.example"))
+		time.Sleep(90 * time.Second)
+		second := r.asked("egress-block", ask("two.example"))
+		ids := r.box.ids(true)
+		got := r.do("pipelock-block", args{"failed_url": "https://three.example", "justification": "x"})
+		want := fmt.Sprintf("pipelock-block: 2 proposals of this sandbox wait for the operator already, which is the limit: call await-decision with one of these ids before you ask for more. Open, with their age: %s (egress-block, 1 min), %s (egress-block, 0 s)", ids[0], ids[1])
+		if !got.isError || got.text != want {
+			t.Errorf("third\n got %s\nwant %s", got.text, want)
+		}
+		again := r.asked("egress-block", ask("ONE.example")) // joining is not asking
+		r.box.respond(t, ids[0], queue.Response{Status: queue.Approved})
+		<-first
+		<-again
+		third := r.asked("egress-block", ask("three.example"))
+		for _, id := range r.box.ids(true) {
+			r.box.respond(t, id, queue.Response{Status: queue.Approved})
+		}
+		<-second
+		<-third
+		if r.box.puts != 3 {
+			t.Errorf("%d proposals, want 3", r.box.puts)
+		}
+	})
+}
+
+func TestMaxPendingHoldsWhenCallsRace(t *testing.T) {
+	bubble(t, Options{MaxPending: 5}, func(t *testing.T, r *rig) {
+		var calls []<-chan reply
+		for i := range 20 {
+			calls = append(calls, r.start(t.Context(), "egress-block", args{"host": fmt.Sprintf("h%d.example", i), "justification": "x"}))
+		}
+		synctest.Wait()
+		ids := r.box.ids(true)
+		if len(ids) != 5 {
+			t.Errorf("%d open proposals, want 5", len(ids))
+		}
+		for _, id := range ids {
+			r.box.respond(t, id, queue.Response{Status: queue.Approved})
+		}
+		refused := 0
+		for _, c := range calls {
+			if got := <-c; got.isError {
+				refused++
+			}
+		}
+		if refused != 15 {
+			t.Errorf("%d calls refused, want 15", refused)
+		}
+	})
+}
+
+func TestMaxWaiting(t *testing.T) {
+	bubble(t, Options{MaxWaiting: 3}, func(t *testing.T, r *rig) {
+		var calls []<-chan reply
+		for range 3 {
+			calls = append(calls, r.asked("egress-block", askGitHub))
+		}
+		id := r.box.only(t)
+		got := <-r.asked("egress-block", askGitHub)
+		if !strings.HasPrefix(got.text, "status: pending\nproposal_id: "+string(id)+"\n") || !strings.Contains(got.text, "too many calls wait at once") {
+			t.Errorf("fourth = %q", got.text)
+		}
+		r.box.respond(t, id, queue.Response{Status: queue.Approved})
+		for _, c := range calls {
+			<-c
+		}
+		synctest.Wait()
+		if r.tools.waiting != 0 || len(r.tools.seats) != 0 {
+			t.Errorf("waiting = %d, seats = %v after all left", r.tools.waiting, r.tools.seats)
+		}
+	})
+	bubble(t, Options{}, func(t *testing.T, r *rig) {
+		r.call = &Call{Session: "s1", Client: "claude-code"}
+		var calls []<-chan reply
+		for range 8 {
+			calls = append(calls, r.asked("egress-block", askGitHub))
+		}
+		if got := <-r.asked("egress-block", askGitHub); got.meta.Status != "pending" {
+			t.Errorf("ninth of one session = %+v", got)
+		}
+		calls = append(calls, r.asked("egress-block", with(askGitHub, "host", "other.example"))) // another proposal
+		r.call = &Call{Session: "s2", Client: "claude-code"}
+		calls = append(calls, r.asked("egress-block", askGitHub)) // another session
+		for _, id := range r.box.ids(true) {
+			r.box.respond(t, id, queue.Response{Status: queue.Approved})
+		}
+		for _, c := range calls {
+			if got := <-c; got.meta.Status != "approved" {
+				t.Errorf("answer = %+v", got)
+			}
+		}
+	})
+}
+
+func TestDeliveryIsTheTransportsWord(t *testing.T) {
+	bubble(t, Options{}, func(t *testing.T, r *rig) {
+		var mu sync.Mutex
+		var delivered []func()
+		holding := 0
+		r.call = &Call{
+			OnDelivered: func(f func()) { mu.Lock(); defer mu.Unlock(); delivered = append(delivered, f) },
+			Holding:     func() { mu.Lock(); defer mu.Unlock(); holding++ },
+		}
+		call := r.asked("egress-block", askGitHub)
+		if holding == 0 {
+			t.Error("a call that waits did not say so")
+		}
+		id := r.box.only(t)
+		r.box.respond(t, id, queue.Response{Status: queue.Approved})
+		<-call
+		if r.box.delivered(id) {
+			t.Fatal("archived before it went out")
+		}
+		time.Sleep(time.Hour) // its connection was gone: the next call has it at once, whatever the words
+		holding = 0
+		if got := r.do("egress-block", with(askGitHub, "justification", "new")); got.meta.ProposalID != id || got.meta.Repeated {
+			t.Errorf("after a lost answer = %+v", got)
+		}
+		if got := r.await(id); got.meta.ProposalID != id || got.meta.Repeated {
+			t.Errorf("await after a lost answer = %+v", got)
+		}
+		if holding != 0 {
+			t.Error("an immediate answer counted as holding")
+		}
+		if len(delivered) != 3 {
+			t.Fatalf("%d delivery hooks, want 3", len(delivered))
+		}
+		delivered[1]()
+		if !r.box.delivered(id) {
+			t.Error("not archived after it went out")
+		}
+		delivered[2]() // again is no error
+		if got := r.do("egress-block", askGitHub); !got.meta.Repeated {
+			t.Errorf("after delivery = %+v, want the recorded answer", got)
+		}
+	})
+}
+
+func TestArchiveFails(t *testing.T) {
+	bubble(t, Options{}, func(t *testing.T, r *rig) {
+		r.box.archive = errors.New("disk full")
+		call := r.asked("egress-block", askGitHub)
+		id := r.box.only(t)
+		r.box.respond(t, id, queue.Response{Status: queue.Approved})
+		if got := <-call; got.meta.Status != "approved" {
+			t.Errorf("answer = %+v, want it in spite of the archive", got)
+		}
+		r.box.archive = nil
+		if got := r.do("egress-block", with(askGitHub, "justification", "new")); got.meta.ProposalID != id {
+			t.Errorf("asked again = %+v, want the same answer, never a second proposal", got)
+		}
+		if !strings.Contains(r.log.String(), "disk full") {
+			t.Error("the failure is not in the log")
+		}
+	})
+}
+
+func TestPutFails(t *testing.T) {
+	for _, stored := range []bool{false, true} {
+		t.Run(fmt.Sprint("stored ", stored), func(t *testing.T) {
+			bubble(t, Options{}, func(t *testing.T, r *rig) {
+				r.box.put = func() (bool, error) { return stored, errors.New("no space left") }
+				got := r.do("egress-block", askGitHub)
+				want := "egress-block: storing the proposal failed: no space left. This is no decision; call again in a moment, and tell the user if it goes on"
+				if !got.isError || got.text != want {
+					t.Errorf("answer\n got %s\nwant %s", got.text, want)
+				}
+				if stored { // the operator saw it meanwhile
+					r.box.respond(t, r.box.only(t), queue.Response{Status: queue.Approved})
+				}
+				call := r.asked("egress-block", with(askGitHub, "justification", "again"))
+				if !stored {
+					r.box.respond(t, r.box.only(t), queue.Response{Status: queue.Approved})
+				}
+				if got := <-call; got.meta.Status != "approved" {
+					t.Errorf("second call = %+v", got)
+				}
+				time.Sleep(time.Hour)
+				call = r.asked("egress-block", askGitHub) // a new question: the old one is done with
+				r.box.respond(t, r.box.only(t), queue.Response{Status: queue.Approved})
+				<-call
+				if r.box.puts != 2 {
+					t.Errorf("%d proposals, want 2", r.box.puts)
+				}
+			})
+		})
+	}
+}
+
+func TestShutdownAnswersPending(t *testing.T) {
+	bubble(t, Options{}, func(t *testing.T, r *rig) {
+		calls := []<-chan reply{r.asked("egress-block", askGitHub)}
+		id := r.box.only(t)
+		calls = append(calls, r.asked(Await, args{"proposal_id": string(id)}))
+		start := time.Now()
+		r.shutdown(ErrShutdown)
+		for _, c := range calls {
+			got := <-c
+			if got.isError || !strings.HasPrefix(got.text, "status: pending\nproposal_id: "+string(id)+"\n") || !strings.Contains(got.text, "the supervise server is restarting") {
+				t.Errorf("answer = %q, %v", got.text, got.err)
+			}
+		}
+		if d := time.Since(start); d != 0 {
+			t.Errorf("after %v, want at once", d)
+		}
+		if n := len(r.box.ids(true)); n != 1 {
+			t.Errorf("%d open proposals, want 1", n)
+		}
+	})
+}
+
+func TestMailboxCloses(t *testing.T) {
+	bubble(t, Options{}, func(t *testing.T, r *rig) {
+		call := r.asked("egress-block", askGitHub)
+		r.box.Close()
+		if got := <-call; got.meta.Status != "pending" {
+			t.Errorf("answer = %+v", got)
+		}
+	})
+}
+
+func TestRemovedWhileWaiting(t *testing.T) {
+	bubble(t, Options{}, func(t *testing.T, r *rig) {
+		call := r.asked("egress-block", askGitHub)
+		id := r.box.only(t)
+		r.box.remove(id)
+		want := fmt.Sprintf("egress-block: proposal %s was removed from the queue undecided: ask again if you still need it", id)
+		if got := <-call; !got.isError || got.text != want {
+			t.Errorf("answer\n got %s\nwant %s", got.text, want)
+		}
+		call = r.asked("egress-block", askGitHub)
+		if again := r.box.only(t); again == id {
+			t.Error("the removed proposal came back")
+		}
+		r.box.respond(t, r.box.only(t), queue.Response{Status: queue.Approved})
+		<-call
+	})
+}
+
+func TestAwaitOnlyOwnBottle(t *testing.T) {
+	bubble(t, Options{}, func(t *testing.T, r *rig) {
+		p := queue.Proposal{ID: queue.NewID(), Bottle: "other", Tool: "egress-block", ProposedFile: "x"}
+		if err := r.box.Put(t.Context(), p); err != nil {
+			t.Fatal(err)
+		}
+		if got := r.await(p.ID); !got.isError || !strings.Contains(got.text, "is not known here") {
+			t.Errorf("another bottle's proposal = %+v", got)
+		}
+	})
+}
+
+func TestOldRecordsAreForgotten(t *testing.T) {
+	bubble(t, Options{}, func(t *testing.T, r *rig) {
+		for i := range 10 {
+			call := r.asked("egress-block", args{"host": fmt.Sprintf("h%d.example", i), "justification": "x"})
+			r.box.respond(t, r.box.only(t), queue.Response{Status: queue.Approved})
+			<-call
+			time.Sleep(time.Hour)
+		}
+		if n := len(r.tools.byKey); n > 4 {
+			t.Errorf("%d questions remembered after ten hours, want those of the last two", n)
+		}
+	})
+}
+
+func TestNewChecksItsOptions(t *testing.T) {
+	for name, tt := range map[string]struct {
+		opts Options
+		want string
+	}{
+		"slug":    {Options{Bottle: "../x", Mailbox: newBox()}, `bottle slug "../x" must match [a-z0-9][a-z0-9-]{0,62}`},
+		"mailbox": {Options{Bottle: "a"}, "tools: no mailbox"},
+		"proxy":   {Options{Bottle: "a", Mailbox: newBox(), EgressProxy: "egress:9099"}, `egress proxy "egress:9099" must be a URL such as http://egress:9099`},
+		"limit":   {Options{Bottle: "a", Mailbox: newBox(), MaxPending: -1}, "tools: redelivery 10m0s, pending -1 and waiting 2048 must not be negative"},
+	} {
+		if _, err := New(tt.opts); err == nil || err.Error() != tt.want {
+			t.Errorf("%s: New = %v, want %s", name, err, tt.want)
+		}
+	}
+}
+
+func TestAgo(t *testing.T) {
+	var got []string
+	for _, d := range []time.Duration{0, 59 * time.Second, time.Minute, 119 * time.Minute, 2 * time.Hour, 47 * time.Hour, 48 * time.Hour, 100 * time.Hour} {
+		got = append(got, ago(d))
+	}
+	want := []string{"0 s", "59 s", "1 min", "119 min", "2 h", "47 h", "2 days", "4 days"}
+	if !slices.Equal(got, want) {
+		t.Errorf("ago = %q, want %q", got, want)
+	}
+}
