@@ -1,0 +1,316 @@
+package egress
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/tls"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+)
+
+// TestShutdown: requests in flight get their grace, everything else is cut at once, and nothing is left.
+func TestShutdown(t *testing.T) {
+	w := newWorld(t)
+	release := make(chan struct{})
+	w.serve("whole.example.com", "9.9.9.1", http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		io.WriteString(rw, "begin\n")
+		http.NewResponseController(rw).Flush()
+		switch r.URL.Path {
+		case "/finishes":
+			<-release
+			io.WriteString(rw, "end\n")
+		case "/never":
+			<-r.Context().Done()
+		}
+	}))
+	for _, tt := range []struct {
+		path  string
+		grace time.Duration
+		want  string
+		ok    bool
+	}{
+		{"/finishes", 20 * time.Second, "end\n", true},
+		{"/never", 20 * time.Millisecond, "", false},
+	} {
+		for _, mode := range []struct {
+			scheme string
+			withCA bool
+		}{{"http", false}, {"https", true}} {
+			t.Run(tt.path+" "+mode.scheme, func(t *testing.T) {
+				release = make(chan struct{})
+				p := w.start(table1, mode.withCA, Options{Timings: Timings{Grace: tt.grace}})
+				p.connectTo("whole.example.com:443") // says nothing more
+				p.raw("GET http://who")              // nor does this
+				res, err := p.client().Get(mode.scheme + "://whole.example.com" + tt.path)
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer res.Body.Close()
+				br := bufio.NewReader(res.Body)
+				if line, err := br.ReadString('\n'); line != "begin\n" {
+					t.Fatalf("read %q, %v", line, err)
+				}
+				stopped := make(chan error, 1)
+				go func() { stopped <- p.stop() }()
+				until(t, "the listener to close", func() bool {
+					c, err := net.Dial("tcp", p.Addr().String())
+					if err == nil {
+						c.Close()
+					}
+					return err != nil
+				})
+				close(release)
+				rest, err := io.ReadAll(br)
+				if string(rest) != tt.want || (err == nil) != tt.ok {
+					t.Errorf("the rest = %q, %v; want %q and %v", rest, err, tt.want, tt.ok)
+				}
+				if err := <-stopped; err != nil {
+					t.Errorf("Run = %v, want nil", err)
+				}
+			})
+		}
+	}
+}
+
+// TestNoLeak: after every kind of connection, goroutines are back where they were.
+func TestNoLeak(t *testing.T) {
+	w := newWorld(t)
+	w.serve("whole.example.com", "9.9.9.1", http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("Upgrade") == "" {
+			return
+		}
+		c, buf, err := http.NewResponseController(rw).Hijack()
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer c.Close()
+		io.WriteString(c, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+		io.Copy(io.Discard, buf)
+	}))
+	before := runtime.NumGoroutine()
+	for _, withCA := range []bool{false, true} {
+		p := w.start(table1, withCA, Options{Timings: Timings{Grace: 10 * time.Millisecond}})
+		var open []net.Conn
+		for range 5 {
+			c, _ := p.connectTo("whole.example.com:443")
+			open = append(open, c)
+			pool := p.caPool
+			if !withCA {
+				pool = w.originPEM
+			}
+			if err := tls.Client(c, &tls.Config{ServerName: "whole.example.com", RootCAs: pool}).Handshake(); err != nil {
+				t.Fatal(err)
+			}
+			c = p.raw("GET http://whole.example.com/ HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+			open = append(open, c)
+			if res, err := http.ReadResponse(bufio.NewReader(c), nil); err != nil || res.StatusCode != 101 {
+				t.Fatalf("upgrade: %v, %v", res, err)
+			}
+		}
+		if err := p.stop(); err != nil {
+			t.Errorf("Run = %v, want nil", err)
+		}
+		for _, c := range open {
+			if _, err := io.Copy(io.Discard, c); err != nil && strings.Contains(err.Error(), "timeout") {
+				t.Errorf("a connection is still open after Run: %v", err)
+			}
+			c.Close()
+		}
+		p.client().CloseIdleConnections()
+	}
+	var stacks string
+	until(t, "goroutines to end", func() bool {
+		buf := make([]byte, 1<<20)
+		stacks = string(buf[:runtime.Stack(buf, true)])
+		return runtime.NumGoroutine() <= before
+	})
+	if strings.Contains(stacks, "egress.(*Proxy)") {
+		t.Errorf("goroutines of a proxy are left:\n%s", stacks)
+	}
+}
+
+// TestMaxConns: one more client waits until another is gone.
+func TestMaxConns(t *testing.T) {
+	p := newWorld(t).start(tableA, false, Options{MaxConns: 2})
+	const get = "GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
+	read := func(c net.Conn) error {
+		res, err := http.ReadResponse(bufio.NewReader(c), nil)
+		if err == nil {
+			_, err = io.Copy(io.Discard, res.Body)
+		}
+		return err
+	}
+	a, b := p.raw(get), p.raw(get)
+	for _, c := range []net.Conn{a, b} {
+		if err := read(c); err != nil {
+			t.Fatal(err)
+		}
+	}
+	third := p.raw(get)
+	answered := make(chan error, 1)
+	go func() { answered <- read(third) }()
+	// The slots are taken for as long as the first two are open: their number is the listener's own count.
+	if n := len(p.conns.slots); n != 2 {
+		t.Errorf("%d slots taken, want 2", n)
+	}
+	select {
+	case err := <-answered:
+		t.Errorf("the third client was served (%v) while two were open", err)
+	default:
+	}
+	a.Close()
+	if err := <-answered; err != nil {
+		t.Errorf("the third client, once there was room: %v", err)
+	}
+}
+
+// TestHeaderLimits: a header that is too big or too slow ends the connection.
+func TestHeaderLimits(t *testing.T) {
+	p := newEchoWorld(t).start(table1, true, Options{Timings: Timings{Header: 50 * time.Millisecond}})
+	res, err := http.ReadResponse(bufio.NewReader(p.raw("GET http://whole.example.com/ HTTP/1.1\r\nHost: x\r\nX-Big: "+strings.Repeat("a", 128<<10)+"\r\n\r\n")), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if res.StatusCode != 431 {
+		t.Errorf("128 KiB of header = %s, want 431", res.Status)
+	}
+	c := p.raw("GET http://whole.example.com/ HTTP/1.1\r\nHost")
+	if rest, err := io.ReadAll(c); err != nil || strings.Contains(string(rest), " 200 ") {
+		t.Errorf("half a header: %q, %v; want the end of the connection", rest, err)
+	}
+	c, _ = p.connectTo("whole.example.com:443")
+	if rest, err := io.ReadAll(c); err != nil || len(rest) > 0 {
+		t.Errorf("a silent tunnel: %q, %v; want the end of the connection", rest, err)
+	}
+}
+
+// TestBigBody: what is far bigger than any buffer arrives whole.
+func TestBigBody(t *testing.T) {
+	const size = 64 << 20
+	w := newWorld(t)
+	w.serve("whole.example.com", "9.9.9.1", http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		if err := http.NewResponseController(rw).EnableFullDuplex(); err != nil {
+			t.Error(err)
+		}
+		n, err := io.Copy(rw, io.LimitReader(r.Body, size+1))
+		if err != nil || n != size {
+			t.Errorf("the origin copied %d, %v; want %d", n, err, size)
+		}
+	}))
+	p := w.start(table1, true, Options{})
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	res, err := p.client().Post("https://whole.example.com/", "application/octet-stream", io.LimitReader(zeros{}, size))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	if n, err := io.Copy(io.Discard, res.Body); err != nil || n != size {
+		t.Errorf("read %d, %v; want %d", n, err, size)
+	}
+	runtime.ReadMemStats(&after)
+	if grown := int64(after.HeapInuse) - int64(before.HeapInuse); grown > size/2 {
+		t.Errorf("the heap grew by %d bytes, want streaming", grown)
+	}
+}
+
+type zeros struct{}
+
+func (zeros) Read(b []byte) (int, error) { clear(b); return len(b), nil }
+
+func TestEnsureCA(t *testing.T) {
+	dir := t.TempDir()
+	cert, key := filepath.Join(dir, "public", "ca.pem"), filepath.Join(dir, "secret", "ca.key")
+	if err := EnsureCA(cert, key); err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]os.FileMode{cert: 0o644, key: 0o600} {
+		st, err := os.Stat(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if st.Mode() != want {
+			t.Errorf("%s has mode %v, want %v", name, st.Mode(), want)
+		}
+	}
+	read := func(name string) []byte {
+		data, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return data
+	}
+	cert1, key1 := read(cert), read(key)
+	if err := EnsureCA(cert, key); err != nil || !bytes.Equal(read(cert), cert1) || !bytes.Equal(read(key), key1) {
+		t.Errorf("once more: %v; want the same files", err)
+	}
+	// A crash between the two leaves the key.
+	if err := os.Remove(cert); err != nil {
+		t.Fatal(err)
+	}
+	if err := EnsureCA(cert, key); err != nil || !bytes.Equal(read(key), key1) {
+		t.Errorf("with the key alone: %v; want a certificate for that key", err)
+	}
+	if left, err := filepath.Glob(filepath.Join(dir, "*", ".*")); err != nil || len(left) > 0 {
+		t.Errorf("left behind: %v, %v", left, err)
+	}
+	otherCert, otherKey := filepath.Join(dir, "other.pem"), filepath.Join(dir, "other.key")
+	if err := EnsureCA(otherCert, otherKey); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "junk"), []byte("junk"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct{ name, cert, key, want string }{
+		{"other key", cert, otherKey, "is not for the key"},
+		{"no key", cert, filepath.Join(dir, "none"), "no such file"},
+		{"junk key", cert, filepath.Join(dir, "junk"), "no PEM in it"},
+		{"certificate as key", cert, otherCert, "not a private key"},
+		{"junk certificate", filepath.Join(dir, "junk"), key, "no PEM certificate in it"},
+	} {
+		if err := EnsureCA(tt.cert, tt.key); err == nil || !strings.Contains(err.Error(), tt.want) {
+			t.Errorf("%s: %v, want an error with %q", tt.name, err, tt.want)
+		}
+	}
+}
+
+func TestLeaves(t *testing.T) {
+	ca, pool := newCA(t, t.TempDir())
+	for _, host := range []string{"example.com", "my_bucket.example.com", "127.0.0.1", "::1", strings.Repeat("a.", 40) + "example.com"} {
+		leaf, err := ca.leaf(host)
+		if err != nil {
+			t.Fatal(err)
+		}
+		a, b := net.Pipe()
+		go func() {
+			s := tls.Server(a, &tls.Config{Certificates: []tls.Certificate{*leaf}})
+			s.Handshake()
+			a.Close()
+		}()
+		if err := tls.Client(b, &tls.Config{ServerName: host, RootCAs: pool}).HandshakeContext(context.Background()); err != nil {
+			t.Errorf("handshake with %s: %v", host, err)
+		}
+		b.Close()
+		if again, err := ca.leaf(host); err != nil || again != leaf {
+			t.Errorf("leaf(%s) was minted twice (%v)", host, err)
+		}
+	}
+	for i := range leafMax + 10 {
+		if _, err := ca.leaf(fmt.Sprintf("h%d.example.com", i)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if len(ca.leaves) != leafMax || ca.recent.Len() != leafMax {
+		t.Errorf("%d leaves in the map, %d in the list; want %d", len(ca.leaves), ca.recent.Len(), leafMax)
+	}
+}
