@@ -1,0 +1,479 @@
+package operator
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"time"
+
+	"github.com/bot-bottle/supervise/internal/apply"
+	"github.com/bot-bottle/supervise/internal/payload"
+	"github.com/bot-bottle/supervise/internal/safetext"
+	"github.com/bot-bottle/supervise/queue"
+)
+
+// replaceAfter is how long an answer may take to reach the agent before its bottle is replaced all the same.
+const replaceAfter = 10 * time.Second
+
+// Approve makes the change and, once it is live, answers the agent. Errors: [ErrNotFound], [*StaleError],
+// [*DecidedError], [*DangerError], [*UnmanagedError], [*EditError], [ErrBlocked], and [*apply.Failure] for a change
+// that did not hold: that proposal is open again.
+func (d *Desk) Approve(ctx context.Context, ref Ref, dec Decision) (*Result, error) {
+	res, rec, err := d.approve(ctx, ref, dec)
+	if err != nil || !rec.ReplacePending {
+		return res, err
+	}
+	// With no lock held: the agent is to get its answer before its bottle goes away under it.
+	note, err := d.replace(ctx, ref, dec.Progress)
+	if err != nil {
+		return res, err
+	}
+	res.Notes = append(res.Notes, note)
+	return res, nil
+}
+
+func (d *Desk) approve(ctx context.Context, ref Ref, dec Decision) (*Result, *Record, error) {
+	unlock, err := d.store.lockBottle(ctx, ref.Bottle)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer unlock()
+	e, rec, err := d.undecided(ctx, ref)
+	if err != nil {
+		return nil, nil, err
+	}
+	c, err := d.consider(ctx, e, dec.File)
+	if err != nil {
+		return nil, nil, err
+	}
+	if c.plan == nil {
+		return nil, nil, fmt.Errorf("approving %s: %w: %s", ref, ErrBlocked, c.Blocked)
+	}
+	real := reals(c.plan)
+	unlockTargets, err := d.opts.Hand.Lock(ctx, real)
+	if err != nil {
+		return nil, nil, fmt.Errorf("waiting for the files of %s: %w", ref, err)
+	}
+	defer unlockTargets()
+	// Again, now that nobody of ours can change anything: this one is decided.
+	if c, err = d.consider(ctx, e, dec.File); err != nil {
+		return nil, nil, err
+	}
+	if !slices.Equal(real, reals(c.plan)) || c.Digest != dec.Digest {
+		return nil, nil, &StaleError{ref, c.Preview}
+	}
+	if c.plan.Blocked != nil {
+		return nil, nil, fmt.Errorf("approving %s: %w: %s", ref, ErrBlocked, c.Blocked)
+	}
+	if missing := slices.DeleteFunc(slices.Clone(c.Findings), func(f Finding) bool {
+		return f.Level != Danger || slices.Contains(dec.Accept, f.Code)
+	}); len(missing) > 0 {
+		return nil, nil, &DangerError{ref, missing}
+	}
+	if len(c.Unmanaged) > 0 && !dec.Unmanaged {
+		return nil, nil, &UnmanagedError{ref, c.Unmanaged}
+	}
+
+	rec = d.claim(e, rec, queue.Approved, dec.Notes)
+	rec.Digest, rec.Accepted, rec.Unmanaged = c.Digest, c.Dangers(), len(c.Unmanaged) > 0
+	if c.edited {
+		rec.Status, rec.FinalFile = queue.Modified, c.Edited
+	}
+	if err := d.store.begin(ref); err != nil {
+		return nil, nil, err
+	}
+	images, err := d.keep(rec, c.plan)
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := d.store.save(rec); err != nil {
+		return nil, nil, err
+	}
+	// From here on a crash, or an error of our own disk, leaves a claimed record, and Recover finishes or puts back.
+	if err := d.ledger.Append(context.WithoutCancel(ctx), rec.entry(EventDecided)); err != nil {
+		return nil, nil, unfinished(ref, err)
+	}
+	applied, err := d.opts.Hand.Apply(ctx, c.plan, orDiscard(dec.Progress))
+	ctx = context.WithoutCancel(ctx) // what is done is answered, whoever hangs up
+	if err != nil {
+		if ferr := d.failed(ctx, rec, err); ferr != nil {
+			return nil, nil, unfinished(ref, errors.Join(err, ferr))
+		}
+		return nil, nil, fmt.Errorf("applying %s: %w", ref, err)
+	}
+	res, err := d.finish(ctx, rec, applied, images)
+	return res, rec, err
+}
+
+func unfinished(ref Ref, err error) error {
+	return fmt.Errorf("proposal %s is not finished, and the next command finishes it or puts it back: %w", ref, err)
+}
+
+func reals(p *apply.Plan) []string {
+	var out []string
+	for _, t := range p.Targets {
+		out = append(out, t.Real)
+	}
+	slices.Sort(out)
+	return slices.Compact(out)
+}
+
+func orDiscard(w io.Writer) io.Writer {
+	if w == nil {
+		return io.Discard
+	}
+	return w
+}
+
+// undecided returns an open entry and its last record, which may be nil. It needs the bottle's lock; what an earlier
+// process left unfinished is finished first.
+func (d *Desk) undecided(ctx context.Context, ref Ref) (queue.Entry, *Record, error) {
+	rec, err := d.store.record(ref)
+	if err != nil {
+		return queue.Entry{}, nil, err
+	}
+	if rec != nil && (rec.State == Claimed || rec.State == Applied) {
+		if _, err := d.recoverLocked(ctx, ref); err != nil {
+			return queue.Entry{}, nil, fmt.Errorf("finishing what was left of %s: %w", ref, err)
+		}
+		if rec, err = d.store.record(ref); err != nil {
+			return queue.Entry{}, nil, err
+		}
+	}
+	if rec != nil && !rec.open() {
+		return queue.Entry{}, nil, decidedBy(ref, rec)
+	}
+	e, err := d.entry(ctx, ref)
+	if err != nil {
+		return e, nil, err
+	}
+	if e.Response != nil {
+		if err := d.noteForeign(ctx, e); err != nil {
+			return e, nil, err
+		}
+		return e, nil, decidedBy(ref, foreignRecord(e))
+	}
+	return e, rec, nil
+}
+
+func decidedBy(ref Ref, rec *Record) error {
+	return &DecidedError{Ref: ref, Status: rec.Status, By: rec.By, Via: rec.Via, At: rec.At}
+}
+
+// claim starts a new attempt.
+func (d *Desk) claim(e queue.Entry, last *Record, status queue.Status, notes string) *Record {
+	p := e.Proposal
+	rec := &Record{
+		ID: p.ID, Bottle: p.Bottle, Tool: p.Tool, Proposed: safetext.Untrusted(p.ProposedFile), ProposalSHA256: proposalSHA256(p),
+		Attempt: 1, State: Claimed, By: d.opts.By, Via: d.opts.Via, At: time.Now().UTC().Truncate(time.Microsecond), Status: status, Notes: safetext.Untrusted(notes),
+	}
+	if last != nil {
+		rec.Attempt = last.Attempt + 1
+	}
+	return rec
+}
+
+// keep stores the plan's targets as they are now, in the record and beside it.
+func (d *Desk) keep(rec *Record, plan *apply.Plan) ([]apply.Image, error) {
+	var images []apply.Image
+	for _, t := range plan.Targets {
+		im := apply.ImageOf(t)
+		rt := RecordTarget{Kind: im.Kind, Path: im.Path, Real: im.Real, Existed: im.Existed, BeforeSHA256: im.BeforeSHA256, AfterSHA256: im.AfterSHA256,
+			EntryBefore: safetext.Untrusted(im.EntryBefore), EntryAfter: safetext.Untrusted(im.EntryAfter)}
+		if im.Existed && t.Changed() {
+			var err error
+			if rt.Backup, err = d.store.backup(rec, im); err != nil {
+				return nil, err
+			}
+		}
+		rec.Targets = append(rec.Targets, rt)
+		images = append(images, im)
+	}
+	return images, nil
+}
+
+// failed opens the proposal again.
+func (d *Desk) failed(ctx context.Context, rec *Record, cause error) error {
+	rec.State, rec.Error = RecordFailed, safetext.Untrusted(cause.Error())
+	if f, ok := errors.AsType[*apply.Failure](cause); ok {
+		for _, left := range f.Left {
+			rec.Error += safetext.Untrusted("\nnot put back: " + left)
+		}
+	}
+	if err := d.ledger.Ensure(ctx, rec.entry(EventFailed)); err != nil {
+		return err
+	}
+	if err := d.store.save(rec); err != nil {
+		return err
+	}
+	return d.store.end(Ref{rec.Bottle, rec.ID})
+}
+
+// finish records a change that holds and answers the agent.
+func (d *Desk) finish(ctx context.Context, rec *Record, applied apply.Result, images []apply.Image) (*Result, error) {
+	ref := Ref{rec.Bottle, rec.ID}
+	rec.Outcome = applied.Outcome
+	if rec.Unmanaged {
+		rec.Outcome = queue.Unverified
+	}
+	if err := d.ledger.Ensure(ctx, rec.entry(EventApplied)); err != nil {
+		return nil, unfinished(ref, err)
+	}
+	rec.State, rec.Error = Applied, ""
+	rec.ReplacePending = rec.Tool == payload.Capability && rec.Outcome != queue.Acknowledged
+	if err := d.store.save(rec); err != nil {
+		return nil, unfinished(ref, err)
+	}
+	if err := d.answer(ctx, rec, images); err != nil {
+		return nil, err
+	}
+	res := &Result{Ref: ref, Status: rec.Status, Outcome: rec.Outcome}
+	for _, n := range applied.Notes {
+		res.Notes = append(res.Notes, safetext.Line(n, 0))
+	}
+	return res, nil
+}
+
+// answer creates the response of an applied (or rejecting) record and makes the record final.
+func (d *Desk) answer(ctx context.Context, rec *Record, images []apply.Image) error {
+	ref := Ref{rec.Bottle, rec.ID}
+	if err := d.store.before("respond"); err != nil {
+		return err
+	}
+	resp := rec.response()
+	err := d.opts.Inbox.Respond(ctx, rec.Bottle, resp)
+	if err != nil {
+		have, gone := d.standing(ctx, ref, err)
+		if !gone && have == nil {
+			return unfinished(ref, fmt.Errorf("answering: %w", err)) // the mailbox is full or out of reach: later
+		}
+		if have == nil || !isOurs(rec, *have) {
+			return d.lost(ctx, rec, images, have)
+		}
+	}
+	rec.State = Answered
+	if err := d.store.save(rec); err != nil {
+		return unfinished(ref, err)
+	}
+	d.remember(rec)
+	if rec.ReplacePending {
+		return nil // the marker stays until the bottle is replaced
+	}
+	if err := d.store.end(ref); err != nil {
+		d.log.Warn("unmarking", "bottle", ref.Bottle, "id", ref.ID, "err", err)
+	}
+	return nil
+}
+
+// standing tells what stands in the mailbox when Respond failed: another response, or that the proposal is gone.
+func (d *Desk) standing(ctx context.Context, ref Ref, err error) (have *queue.Response, gone bool) {
+	if c, ok := errors.AsType[*queue.ConflictError](err); ok {
+		return &c.Response, false
+	}
+	if !errors.Is(err, queue.ErrLate) && !errors.Is(err, queue.ErrNotFound) && !errors.Is(err, queue.ErrDecided) {
+		return nil, false
+	}
+	e, err := d.opts.Inbox.Get(ctx, ref.Bottle, ref.ID)
+	if errors.Is(err, queue.ErrNotFound) {
+		return nil, true
+	}
+	if err != nil {
+		return nil, false
+	}
+	return e.Response, false
+}
+
+// lost takes our change back, because another program's answer stands (or the proposal is gone: have is nil).
+func (d *Desk) lost(ctx context.Context, rec *Record, images []apply.Image, have *queue.Response) error {
+	ref := Ref{rec.Bottle, rec.ID}
+	var perr error
+	if len(images) > 0 {
+		perr = d.opts.Hand.PutBack(ctx, rec.Bottle, images, io.Discard)
+	}
+	rec.State, rec.ReplacePending = Foreign, false
+	rec.Error = "another program answered first; our change was taken back"
+	if have != nil {
+		rec.Status, rec.Notes = have.Status, safetext.Untrusted(have.Notes)
+	} else {
+		rec.Error = "the proposal is gone from its mailbox; our change was taken back"
+	}
+	if perr != nil {
+		rec.Error += safetext.Untrusted(", but not all of it: " + perr.Error())
+	}
+	rec.By, rec.Via = "", "foreign"
+	if err := d.ledger.Ensure(ctx, rec.entry(EventForeign)); err != nil {
+		return unfinished(ref, err)
+	}
+	if err := d.store.save(rec); err != nil {
+		return unfinished(ref, err)
+	}
+	if err := d.store.end(ref); err != nil {
+		d.log.Warn("unmarking", "bottle", ref.Bottle, "id", ref.ID, "err", err)
+	}
+	if have == nil {
+		return errors.Join(fmt.Errorf("%w: %s is gone from its mailbox, so our change was taken back", ErrNotFound, ref), perr)
+	}
+	return errors.Join(decidedBy(ref, rec), perr)
+}
+
+func (r *Record) response() queue.Response {
+	return queue.Response{ProposalID: r.ID, Status: r.Status, Notes: r.Notes.Raw(), FinalFile: r.FinalFile.Raw(), Outcome: r.Outcome, Digest: r.Digest, DecidedAt: r.At}
+}
+
+func isOurs(rec *Record, have queue.Response) bool {
+	want := rec.response()
+	return have.Status == want.Status && have.Notes == want.Notes && have.FinalFile == want.FinalFile && have.Digest == want.Digest && have.DecidedAt.Equal(want.DecidedAt)
+}
+
+// remember keeps the decision for a later retry of the same question.
+func (d *Desk) remember(rec *Record) {
+	q, err := payload.Parse(rec.Tool, rec.Proposed.Raw())
+	if err != nil {
+		return // malformed, and rejected: there is no question to ask again
+	}
+	e := Earlier{ID: rec.ID, Status: rec.Status, Notes: rec.Notes, At: rec.At, By: rec.By}
+	if err := d.store.setEarlier(rec.Bottle, rec.Tool, q.Canonical(), e); err != nil {
+		d.log.Warn("remembering a decision for retries", "bottle", rec.Bottle, "id", rec.ID, "err", err)
+	}
+}
+
+// entry is the ledger line for what happened to a record.
+func (r *Record) entry(event string) LedgerEntry {
+	e := LedgerEntry{Event: event, Bottle: r.Bottle, ID: r.ID, Attempt: r.Attempt, Tool: r.Tool, Status: r.Status, Outcome: r.Outcome,
+		By: r.By, Via: r.Via, Notes: r.Notes, Accepted: r.Accepted, Digest: r.Digest, Error: r.Error}
+	file := r.Proposed
+	if r.FinalFile != "" {
+		file = r.FinalFile
+	}
+	if q, err := payload.Parse(r.Tool, file.Raw()); err == nil {
+		e.Summary = safetext.Untrusted(q.Summary())
+	} else {
+		e.Summary = safetext.Untrusted("malformed " + r.Tool)
+	}
+	for _, t := range r.Targets {
+		e.Targets = append(e.Targets, LedgerTarget{t.Path, t.BeforeSHA256, t.AfterSHA256})
+	}
+	return e
+}
+
+// Reject answers no. It binds to the proposal alone: nothing is changed, so there is nothing to preview.
+func (d *Desk) Reject(ctx context.Context, ref Ref, notes string) (*Result, error) {
+	unlock, err := d.store.lockBottle(ctx, ref.Bottle)
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	e, last, err := d.undecided(ctx, ref)
+	if err != nil {
+		return nil, err
+	}
+	rec := d.claim(e, last, queue.Rejected, notes)
+	ctx = context.WithoutCancel(ctx)
+	if err := d.store.begin(ref); err != nil {
+		return nil, err
+	}
+	if err := d.store.save(rec); err != nil {
+		return nil, err
+	}
+	if err := d.ledger.Append(ctx, rec.entry(EventDecided)); err != nil {
+		return nil, unfinished(ref, err)
+	}
+	if err := d.answer(ctx, rec, nil); err != nil {
+		return nil, err
+	}
+	return &Result{Ref: ref, Status: queue.Rejected}, nil
+}
+
+// DismissNotes is what the agent reads when nobody decided.
+const DismissNotes = "not decided: abandoned"
+
+// Dismiss rejects each with DismissNotes. One that fails does not keep the others from being dismissed.
+func (d *Desk) Dismiss(ctx context.Context, refs ...Ref) ([]*Result, error) {
+	var out []*Result
+	var errs []error
+	for _, ref := range refs {
+		r, err := d.Reject(ctx, ref, DismissNotes)
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		out = append(out, r)
+	}
+	return out, errors.Join(errs...)
+}
+
+// noteForeign records once that another program answered.
+func (d *Desk) noteForeign(ctx context.Context, e queue.Entry) error {
+	rec := foreignRecord(e)
+	if err := d.ledger.Ensure(ctx, rec.entry(EventForeign)); err != nil {
+		return err
+	}
+	return d.store.save(rec)
+}
+
+func foreignRecord(e queue.Entry) *Record {
+	p, r := e.Proposal, e.Response
+	return &Record{ID: p.ID, Bottle: p.Bottle, Tool: p.Tool, Proposed: safetext.Untrusted(p.ProposedFile), ProposalSHA256: proposalSHA256(p), State: Foreign,
+		Via: "foreign", At: r.DecidedAt.UTC(), Status: r.Status, Notes: safetext.Untrusted(r.Notes), FinalFile: safetext.Untrusted(r.FinalFile), Outcome: r.Outcome}
+}
+
+// replace waits until the answer has gone out, or replaceAfter, and replaces the bottle.
+func (d *Desk) replace(ctx context.Context, ref Ref, progress io.Writer) (string, error) {
+	changes, err := d.opts.Inbox.Changes(ctx)
+	if err != nil {
+		d.log.Warn("watching for the answer to go out", "err", err)
+	}
+	deadline := time.NewTimer(replaceAfter)
+	defer deadline.Stop()
+	poll := time.NewTicker(time.Second)
+	defer poll.Stop()
+	note := "the answer had gone out"
+wait:
+	for {
+		e, err := d.opts.Inbox.Get(ctx, ref.Bottle, ref.ID)
+		if err == nil && !e.Delivered.IsZero() || errors.Is(err, queue.ErrNotFound) {
+			break
+		}
+		select {
+		case <-ctx.Done():
+			return "", unfinished(ref, context.Cause(ctx))
+		case _, ok := <-changes:
+			if !ok {
+				changes = nil
+			}
+		case <-poll.C:
+		case <-deadline.C:
+			note = fmt.Sprintf("nobody had fetched the answer after %v; it is kept", replaceAfter)
+			break wait
+		}
+	}
+	unlock, err := d.store.lockBottle(ctx, ref.Bottle)
+	if err != nil {
+		return "", unfinished(ref, err)
+	}
+	defer unlock()
+	rec, err := d.store.record(ref)
+	if err != nil {
+		return "", err
+	}
+	if rec == nil || !rec.ReplacePending {
+		return "the bottle was replaced by another process", nil
+	}
+	if err := d.opts.Hand.Replace(ctx, ref.Bottle, orDiscard(progress)); err != nil {
+		// Answered, built, and not replaced: said, and not tried again by itself, since it ends whatever runs there.
+		note = "the bottle was not replaced: " + err.Error()
+		rec.Error = safetext.Untrusted(note)
+	} else {
+		note = "the bottle was replaced; " + note
+	}
+	rec.ReplacePending = false
+	if err := d.store.save(rec); err != nil {
+		return "", unfinished(ref, err)
+	}
+	if err := d.store.end(ref); err != nil {
+		d.log.Warn("unmarking", "bottle", ref.Bottle, "id", ref.ID, "err", err)
+	}
+	return safetext.Line(note, 0), nil
+}

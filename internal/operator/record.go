@@ -1,0 +1,315 @@
+package operator
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/bot-bottle/supervise/internal/apply"
+	"github.com/bot-bottle/supervise/internal/safetext"
+	"github.com/bot-bottle/supervise/queue"
+)
+
+// RecordState is how far a decision got.
+type RecordState string
+
+const (
+	Claimed      RecordState = "claimed"  // decided; targets may be as before, as after, or between
+	Applied      RecordState = "applied"  // the change holds; the response may not be there yet
+	Answered     RecordState = "answered" // final
+	Undone       RecordState = "undone"   // final, and taken back later
+	RecordFailed RecordState = "failed"   // open again
+	RecordStuck  RecordState = "stuck"    // open again, with a target that is neither as before nor as after
+	Foreign      RecordState = "foreign"  // final: another program answered
+)
+
+// Record is the desk's memory of one proposal.
+type Record struct {
+	ID             queue.ID           `json:"id"`
+	Bottle         string             `json:"bottle"`
+	Tool           string             `json:"tool"`
+	Proposed       safetext.Untrusted `json:"proposed_file"`
+	ProposalSHA256 string             `json:"proposal_sha256"`
+	Attempt        int                `json:"attempt"`
+	State          RecordState        `json:"state"`
+	By             string             `json:"by"`
+	Via            string             `json:"via"`
+	At             time.Time          `json:"at"`
+	Status         queue.Status       `json:"status"`
+	Notes          safetext.Untrusted `json:"notes,omitempty"`
+	FinalFile      safetext.Untrusted `json:"final_file,omitempty"`
+	Outcome        queue.Outcome      `json:"outcome,omitempty"`
+	Digest         string             `json:"digest,omitempty"`
+	Accepted       []string           `json:"accepted,omitempty"`
+	Unmanaged      bool               `json:"unmanaged,omitempty"`
+	Targets        []RecordTarget     `json:"targets,omitempty"`
+	Error          safetext.Untrusted `json:"error,omitempty"`
+	ReplacePending bool               `json:"replace_pending,omitempty"` // the bottle has still to be replaced by the rebuilt one
+	UndoneBy       string             `json:"undone_by,omitempty"`
+	UndoneAt       time.Time          `json:"undone_at,omitzero"`
+}
+
+// RecordTarget is one file of a decision. Its bytes before are in the file Backup beside the record.
+type RecordTarget struct {
+	Kind         apply.Kind         `json:"kind"`
+	Path         string             `json:"path"`
+	Real         string             `json:"real"`
+	Existed      bool               `json:"existed"`
+	BeforeSHA256 string             `json:"before_sha256,omitempty"`
+	AfterSHA256  string             `json:"after_sha256,omitempty"`
+	Backup       string             `json:"backup,omitempty"`
+	EntryBefore  safetext.Untrusted `json:"entry_before,omitempty"`
+	EntryAfter   safetext.Untrusted `json:"entry_after,omitempty"`
+}
+
+// open tells whether the proposal is to be decided again.
+func (r *Record) open() bool { return r == nil || r.State == RecordFailed || r.State == RecordStuck }
+
+func (r *Record) final() bool { return r.State == Answered || r.State == Undone || r.State == Foreign }
+
+// store is <root>/.desk: records, backups, markers, locks. All writes are durable when they return.
+type store struct {
+	dir  string
+	root *os.Root
+	step func(string) error
+}
+
+func openStore(dir string, step func(string) error) (*store, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, err
+	}
+	st, err := os.Lstat(dir)
+	if err != nil {
+		return nil, err
+	}
+	if !st.IsDir() {
+		return nil, fmt.Errorf("%s is not a directory", dir)
+	}
+	if st.Mode().Perm()&0o077 != 0 {
+		if err := os.Chmod(dir, 0o700); err != nil {
+			return nil, fmt.Errorf("%s is open to others (mode %#o): %w", dir, st.Mode().Perm(), err)
+		}
+	}
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return nil, err
+	}
+	for _, sub := range []string{"unfinished", "keys"} {
+		if err := root.Mkdir(sub, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+			return nil, err
+		}
+	}
+	return &store{dir: dir, root: root, step: step}, nil
+}
+
+func (s *store) before(step string) error {
+	if s.step == nil {
+		return nil
+	}
+	return s.step(step)
+}
+
+// write replaces name durably.
+func (s *store) write(name string, data []byte) error {
+	dir := filepath.Dir(name)
+	if err := s.root.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	tmp := filepath.Join(dir, fmt.Sprintf(".tmp-%d-%s", os.Getpid(), queue.NewID()))
+	f, err := s.root.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	_, werr := f.Write(data)
+	if err := errors.Join(werr, f.Sync(), f.Close()); err != nil {
+		return errors.Join(fmt.Errorf("writing %s: %w", filepath.Join(s.dir, name), err), s.root.Remove(tmp))
+	}
+	if err := s.root.Rename(tmp, name); err != nil {
+		return errors.Join(err, s.root.Remove(tmp))
+	}
+	return errors.Join(syncDir(filepath.Join(s.dir, dir)), syncDir(s.dir))
+}
+
+func recordName(ref Ref) string { return filepath.Join(ref.Bottle, string(ref.ID)+".json") }
+
+// record returns nil when there is none.
+func (s *store) record(ref Ref) (*Record, error) {
+	b, err := s.root.ReadFile(recordName(ref))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("reading the record of %s: %w", ref, err)
+	}
+	r := &Record{}
+	if err := json.Unmarshal(b, r); err != nil {
+		return nil, fmt.Errorf("the record %s does not parse (%w): move it away to decide anew", filepath.Join(s.dir, recordName(ref)), err)
+	}
+	return r, nil
+}
+
+func (s *store) save(r *Record) error {
+	if err := s.before("record " + string(r.State)); err != nil {
+		return err
+	}
+	b, err := safetext.JSON(r)
+	if err != nil {
+		return fmt.Errorf("encoding the record of %s: %w", r.ID, err)
+	}
+	if err := s.write(recordName(Ref{r.Bottle, r.ID}), append(b, '\n')); err != nil {
+		return fmt.Errorf("saving the record of %s: %w", r.ID, err)
+	}
+	return nil
+}
+
+// backup keeps a target's bytes and returns the name that record keeps.
+func (s *store) backup(r *Record, im apply.Image) (string, error) {
+	if err := s.before("backup " + string(im.Kind)); err != nil {
+		return "", err
+	}
+	name := fmt.Sprintf("%s.%d.%s", r.ID, r.Attempt, im.Kind)
+	if err := s.write(filepath.Join(r.Bottle, name), im.Before); err != nil {
+		return "", fmt.Errorf("keeping %s as it was: %w", im.Path, err)
+	}
+	return name, nil
+}
+
+// images reads a record's targets back, with their bytes before.
+func (s *store) images(r *Record) ([]apply.Image, error) {
+	var out []apply.Image
+	for _, t := range r.Targets {
+		im := apply.Image{Kind: t.Kind, Path: t.Path, Real: t.Real, Existed: t.Existed, BeforeSHA256: t.BeforeSHA256, AfterSHA256: t.AfterSHA256,
+			EntryBefore: t.EntryBefore.Raw(), EntryAfter: t.EntryAfter.Raw()}
+		if t.Backup != "" {
+			b, err := s.root.ReadFile(filepath.Join(r.Bottle, filepath.Base(t.Backup)))
+			if err != nil {
+				return nil, fmt.Errorf("reading %s as it was: %w", t.Path, err)
+			}
+			if got := apply.SHA256(b); got != t.BeforeSHA256 {
+				return nil, fmt.Errorf("the backup of %s has hash %s, not %s", t.Path, got, t.BeforeSHA256)
+			}
+			im.Before = b
+		}
+		out = append(out, im)
+	}
+	return out, nil
+}
+
+func marker(ref Ref) string { return filepath.Join("unfinished", ref.Bottle+"."+string(ref.ID)) }
+
+// begin marks ref as unfinished, so that Recover looks at it after a crash.
+func (s *store) begin(ref Ref) error {
+	if err := s.before("begin"); err != nil {
+		return err
+	}
+	f, err := s.root.OpenFile(marker(ref), os.O_WRONLY|os.O_CREATE, 0o600)
+	if err != nil {
+		return fmt.Errorf("marking %s: %w", ref, err)
+	}
+	return errors.Join(f.Sync(), f.Close(), syncDir(filepath.Join(s.dir, "unfinished")))
+}
+
+func (s *store) end(ref Ref) error {
+	if err := s.before("end"); err != nil {
+		return err
+	}
+	if err := s.root.Remove(marker(ref)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("unmarking %s: %w", ref, err)
+	}
+	return nil // not synced: a marker that comes back is looked at and removed again
+}
+
+func (s *store) unfinished() ([]Ref, error) {
+	entries, err := fs.ReadDir(s.root.FS(), "unfinished")
+	if err != nil {
+		return nil, fmt.Errorf("listing unfinished decisions: %w", err)
+	}
+	var refs []Ref
+	for _, e := range entries {
+		bottle, id, _ := strings.Cut(e.Name(), ".")
+		pid, err := queue.ParseID(id)
+		if err != nil || queue.CheckSlug(bottle) != nil {
+			continue
+		}
+		refs = append(refs, Ref{bottle, pid})
+	}
+	return refs, nil
+}
+
+func keyName(bottle, tool, canonical string) string {
+	return filepath.Join("keys", bottle, apply.SHA256([]byte(tool + "\x00" + canonical))[:40])
+}
+
+// setEarlier remembers the last decision on a question; earlier returns it, or nil.
+func (s *store) setEarlier(bottle, tool, canonical string, e Earlier) error {
+	b, err := json.Marshal(e)
+	if err != nil {
+		return err
+	}
+	return s.write(keyName(bottle, tool, canonical), b)
+}
+
+func (s *store) earlier(bottle, tool, canonical string) *Earlier {
+	b, err := s.root.ReadFile(keyName(bottle, tool, canonical))
+	if err != nil {
+		return nil
+	}
+	var e Earlier
+	if json.Unmarshal(b, &e) != nil {
+		return nil
+	}
+	return &e
+}
+
+// lockBottle is held while anything is decided for a bottle.
+func (s *store) lockBottle(ctx context.Context, bottle string) (func(), error) {
+	if err := queue.CheckSlug(bottle); err != nil {
+		return nil, err
+	}
+	if err := s.root.MkdirAll(bottle, 0o700); err != nil {
+		return nil, err
+	}
+	unlock, err := lockFile(ctx, filepath.Join(s.dir, bottle, ".lock"))
+	if err != nil {
+		return nil, fmt.Errorf("waiting for whoever decides for bottle %s: %w", bottle, err)
+	}
+	return unlock, nil
+}
+
+// lockFile takes an exclusive flock, waiting until ctx ends.
+func lockFile(ctx context.Context, path string) (unlock func(), err error) {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	for pause := time.Millisecond; ; pause = min(2*pause, 50*time.Millisecond) {
+		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if err == nil {
+			return func() { f.Close() }, nil // closing releases it
+		}
+		if !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR) {
+			return nil, errors.Join(err, f.Close())
+		}
+		select {
+		case <-ctx.Done():
+			return nil, errors.Join(context.Cause(ctx), f.Close())
+		case <-time.After(pause):
+		}
+	}
+}
+
+func syncDir(dir string) error {
+	f, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Sync(), f.Close())
+}

@@ -1,0 +1,240 @@
+package operator
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/bot-bottle/supervise/internal/apply"
+	"github.com/bot-bottle/supervise/internal/payload"
+	"github.com/bot-bottle/supervise/internal/safetext"
+	"github.com/bot-bottle/supervise/queue"
+)
+
+// Recovered is what was done about one interrupted decision.
+type Recovered struct {
+	Ref   Ref         `json:"ref"`
+	State RecordState `json:"state"` // answered, failed, stuck or foreign
+	Text  string      `json:"text"`  // one sentence; escaped
+}
+
+// recoverLock is how long Recover waits for a bottle's lock: whoever holds it is finishing the very same thing.
+const recoverLock = 100 * time.Millisecond
+
+// Recover finishes, or puts back, what a process that died left between deciding and answering. What another living
+// process is busy with is left to it. One failure does not keep the others from being recovered.
+func (d *Desk) Recover(ctx context.Context) ([]Recovered, error) {
+	refs, err := d.store.unfinished()
+	if err != nil {
+		return nil, err
+	}
+	var out []Recovered
+	var errs []error
+	for _, ref := range refs {
+		lctx, cancel := context.WithTimeout(ctx, recoverLock)
+		unlock, err := d.store.lockBottle(lctx, ref.Bottle)
+		cancel()
+		if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
+			continue
+		}
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		r, err := d.recoverLocked(ctx, ref)
+		unlock()
+		if err != nil {
+			errs = append(errs, fmt.Errorf("recovering %s of bottle %s: %w", ref, ref.Bottle, err))
+		}
+		if r != nil {
+			out = append(out, *r)
+			if r.State == Answered {
+				if rec, err := d.store.record(ref); err == nil && rec != nil && rec.ReplacePending {
+					if _, err := d.replace(ctx, ref, nil); err != nil {
+						errs = append(errs, err)
+					}
+				}
+			}
+		}
+	}
+	return out, errors.Join(errs...)
+}
+
+// recoverLocked looks at one record with its bottle's lock held. It returns nil when there was nothing to do.
+func (d *Desk) recoverLocked(ctx context.Context, ref Ref) (*Recovered, error) {
+	rec, err := d.store.record(ref)
+	if err != nil {
+		return nil, err
+	}
+	if rec == nil || rec.final() && !rec.ReplacePending || rec.open() {
+		return nil, d.store.end(ref)
+	}
+	if rec.State == Answered {
+		return &Recovered{ref, Answered, "answered; its bottle was still to be replaced"}, nil
+	}
+	images, err := d.store.images(rec)
+	if err != nil {
+		return nil, err
+	}
+	var real []string
+	for _, im := range images {
+		real = append(real, im.Real)
+	}
+	slices.Sort(real)
+	unlock, err := d.opts.Hand.Lock(ctx, slices.Compact(real))
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	if err := d.ledger.Ensure(ctx, rec.entry(EventDecided)); err != nil {
+		return nil, err
+	}
+	if rec.State == Applied || rec.Status == queue.Rejected {
+		if rec.State == Applied {
+			if err := d.ledger.Ensure(ctx, rec.entry(EventApplied)); err != nil {
+				return nil, err
+			}
+		}
+		return d.reanswer(ctx, rec, images)
+	}
+	return d.reclaim(ctx, rec, images)
+}
+
+func (d *Desk) reanswer(ctx context.Context, rec *Record, images []apply.Image) (*Recovered, error) {
+	ref := Ref{rec.Bottle, rec.ID}
+	err := d.answer(ctx, rec, images)
+	if rec.State == Foreign {
+		return &Recovered{ref, Foreign, rec.Error.Line(0)}, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &Recovered{ref, Answered, fmt.Sprintf("%s as decided by %s", rec.Status, rec.By)}, nil
+}
+
+// reclaim sorts out a claimed approval by what its targets are now.
+func (d *Desk) reclaim(ctx context.Context, rec *Record, images []apply.Image) (*Recovered, error) {
+	ref := Ref{rec.Bottle, rec.ID}
+	states, err := d.opts.Hand.Inspect(ctx, images)
+	if err != nil {
+		return nil, err
+	}
+	var before, after, neither int
+	for _, s := range states {
+		switch s {
+		case apply.IsBefore:
+			before++
+		case apply.IsAfter:
+			after++
+		case apply.Neither:
+			neither++
+		}
+	}
+	if e, err := d.opts.Inbox.Get(ctx, ref.Bottle, ref.ID); err == nil && e.Response != nil && !isOurs(rec, *e.Response) {
+		err := d.lost(ctx, rec, images, e.Response)
+		if rec.State != Foreign {
+			return nil, err
+		}
+		return &Recovered{ref, Foreign, rec.Error.Line(0)}, nil
+	}
+	switch {
+	case neither > 0:
+		var names []string
+		for i, s := range states {
+			if s == apply.Neither {
+				names = append(names, images[i].Path)
+			}
+		}
+		rec.State = RecordStuck
+		rec.Error = safetext.Untrusted(fmt.Sprintf("interrupted, and since then edited by someone else: %s. Nothing was touched. Look at it, then approve or reject again.", strings.Join(names, ", ")))
+		if err := d.ledger.Ensure(ctx, rec.entry(EventStuck)); err != nil {
+			return nil, err
+		}
+		if err := d.store.save(rec); err != nil {
+			return nil, err
+		}
+		return &Recovered{ref, RecordStuck, rec.Error.Line(0)}, d.store.end(ref)
+	case before > 0 && after == 0:
+		return d.reopened(ctx, rec, "interrupted before anything was changed")
+	case before > 0:
+		if err := d.opts.Hand.PutBack(ctx, rec.Bottle, images, io.Discard); err != nil {
+			return d.reopened(ctx, rec, "interrupted half-way, and not all could be put back: "+err.Error())
+		}
+		return d.reopened(ctx, rec, "interrupted half-way; what was changed has been put back")
+	}
+	file := rec.Proposed
+	if rec.FinalFile != "" {
+		file = rec.FinalFile
+	}
+	p, err := payload.Parse(rec.Tool, file.Raw())
+	if err != nil {
+		return nil, err
+	}
+	res, err := d.opts.Hand.Confirm(ctx, rec.Bottle, p, images, io.Discard)
+	if err != nil {
+		if ctx.Err() != nil {
+			return nil, context.Cause(ctx)
+		}
+		text := "interrupted before it was seen live, and it is not: " + err.Error()
+		if perr := d.opts.Hand.PutBack(ctx, rec.Bottle, images, io.Discard); perr != nil {
+			text += "; not all could be put back: " + perr.Error()
+		}
+		return d.reopened(ctx, rec, text)
+	}
+	if _, err := d.finish(ctx, rec, res, images); err != nil {
+		if rec.State == Foreign {
+			return &Recovered{ref, Foreign, rec.Error.Line(0)}, nil
+		}
+		return nil, err
+	}
+	return &Recovered{ref, Answered, fmt.Sprintf("%s as decided by %s, and answered now", rec.Status, rec.By)}, nil
+}
+
+func (d *Desk) reopened(ctx context.Context, rec *Record, text string) (*Recovered, error) {
+	if err := d.failed(ctx, rec, errors.New(text)); err != nil {
+		return nil, err
+	}
+	return &Recovered{Ref{rec.Bottle, rec.ID}, RecordFailed, rec.Error.Line(0)}, nil
+}
+
+// recoverEvery is how often a long-running desk recovers.
+const recoverEvery = 5 * time.Second
+
+// Run recovers at once and then every five seconds, until ctx ends.
+func (d *Desk) Run(ctx context.Context) error {
+	t := time.NewTicker(recoverEvery)
+	defer t.Stop()
+	for {
+		done, err := d.Recover(ctx)
+		if err != nil && ctx.Err() == nil {
+			d.log.Warn("recovering", "err", safetext.Line(err.Error(), 500))
+		}
+		for _, r := range done {
+			d.log.Info("recovered", "bottle", r.Ref.Bottle, "id", r.Ref.ID, "state", r.State)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-t.C:
+		}
+	}
+}
+
+// Changes tells when to look again; see [queue.Inbox].
+func (d *Desk) Changes(ctx context.Context) (<-chan struct{}, error) {
+	return d.opts.Inbox.Changes(ctx)
+}
+
+// Forget removes a bottle's mailbox, with what is open in it. Records and ledger stay.
+func (d *Desk) Forget(ctx context.Context, bottle string) error {
+	unlock, err := d.store.lockBottle(ctx, bottle)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	return d.opts.Inbox.Forget(ctx, bottle)
+}
