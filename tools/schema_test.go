@@ -21,6 +21,10 @@ var update = flag.Bool("update", false, "write the golden files of testdata")
 func TestGolden(t *testing.T) {
 	r := newRig(t, newBox(), Options{})
 	defer r.close()
+	const most = 2 << 10 // Claude Code cuts descriptions and instructions there
+	if n := len(r.session.InitializeResult().Instructions); n > most {
+		t.Errorf("instructions have %d bytes, want at most %d", n, most)
+	}
 	golden(t, "instructions.txt", []byte(r.session.InitializeResult().Instructions+"\n"))
 	res, err := r.session.ListTools(t.Context(), nil)
 	if err != nil {
@@ -37,6 +41,9 @@ func TestGolden(t *testing.T) {
 			t.Fatal(err)
 		}
 		golden(t, tool.Name+".json", b.Bytes())
+		if n := len(tool.Description); n > most {
+			t.Errorf("the description of %s has %d bytes, want at most %d", tool.Name, n, most)
+		}
 		if tool.OutputSchema != nil {
 			t.Errorf("%s has an output schema", tool.Name)
 		}

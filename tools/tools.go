@@ -146,7 +146,7 @@ const afterwards = `
 The call blocks until a human decides, which can take minutes or hours; that is normal. Ask for one thing per call, the most urgent first, and the least that unblocks you. Asking the same again does not queue it twice.
 
 What to do with the answer:
-- "status: approved": the change was made before you got this answer. Retry what was refused.
+- "status: approved": it was decided and acted on before you got this answer, which says what holds now; usually the change is live, so retry what failed.
 - "status: modified": approved with changes; read what was applied, it may be narrower than you asked for, then retry.
 - "status: rejected": nothing was changed. Read the notes. Find another way, or ask for something narrower; do not repeat it unchanged.
 - "status: pending": not decided yet, nothing is cancelled. Call await-decision with the proposal_id you were given.`
