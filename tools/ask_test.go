@@ -208,8 +208,8 @@ To go on waiting call await-decision with proposal_id "%[1]s", or make the same 
 				t.Errorf("answer = %q, %v", got.text, got.err)
 			}
 		}
-		if r.box.puts != 1 {
-			t.Errorf("%d proposals, want 1", r.box.puts)
+		if r.box.puts() != 1 {
+			t.Errorf("%d proposals, want 1", r.box.puts())
 		}
 		late := r.await(id)
 		if want := "\n\ndecided 0 s ago; if still refused, check list-egress-routes and ask again saying what fails"; !strings.HasSuffix(late.text, want) || !late.meta.Repeated {
@@ -301,10 +301,10 @@ func TestSameQuestionIsAskedOnce(t *testing.T) {
 		synctest.Wait()
 		id := r.box.only(t)
 		other := r.asked("egress-block", args{"host": "api.github.com", "justification": "one"})
-		if n := len(r.box.ids(true)); n != 2 {
+		if n := len(r.box.ids()); n != 2 {
 			t.Errorf("%d proposals, want another one for another question", n)
 		}
-		for _, id := range r.box.ids(true) {
+		for _, id := range r.box.ids() {
 			r.box.respond(t, id, queue.Response{Status: queue.Approved})
 		}
 		for _, c := range append(calls, other) {
@@ -338,8 +338,8 @@ func TestCancelledCallLosesNothing(t *testing.T) {
 		if !strings.HasPrefix(got.text, "status: modified\nnotes: later\n") || got.meta.Repeated {
 			t.Errorf("asked again = %q", got.text)
 		}
-		if r.box.puts != 1 || !r.box.delivered(id) {
-			t.Errorf("%d proposals, delivered %v; want 1, true", r.box.puts, r.box.delivered(id))
+		if r.box.puts() != 1 || !r.box.delivered(id) {
+			t.Errorf("%d proposals, delivered %v; want 1, true", r.box.puts(), r.box.delivered(id))
 		}
 	})
 }
@@ -375,8 +375,8 @@ func TestRestartRemembers(t *testing.T) {
 			t.Errorf("same words after a restart = %+v, want the recorded answer", got)
 		}
 		r.close()
-		if b.puts != 1 {
-			t.Errorf("%d proposals, want 1", b.puts)
+		if b.puts() != 1 {
+			t.Errorf("%d proposals, want 1", b.puts())
 		}
 	})
 }
@@ -440,7 +440,7 @@ func TestRejectedMayBeRetriedThreeTimes(t *testing.T) {
 		r.close()
 		r = newRig(t, b, Options{}) // a restart does not reset it
 		limited()
-		if call := r.asked("egress-block", args{"host": "other.example", "justification": "x"}); len(b.ids(true)) != 1 {
+		if call := r.asked("egress-block", args{"host": "other.example", "justification": "x"}); len(b.ids()) != 1 {
 			t.Error("another question was limited too")
 		} else {
 			b.respond(t, b.only(t), queue.Response{Status: queue.Approved})
@@ -458,7 +458,7 @@ func TestMaxPending(t *testing.T) {
 		first := r.asked("egress-block", ask("one.example"))
 		time.Sleep(90 * time.Second)
 		second := r.asked("egress-block", ask("two.example"))
-		ids := r.box.ids(true)
+		ids := r.box.ids()
 		got := r.do("pipelock-block", args{"failed_url": "https://three.example", "justification": "x"})
 		want := fmt.Sprintf("pipelock-block: 2 proposals of this sandbox wait for the operator already, which is the limit: call await-decision with one of these ids before you ask for more. Open, with their age: %s (egress-block, 1 min), %s (egress-block, 0 s)", ids[0], ids[1])
 		if !got.isError || got.text != want {
@@ -469,13 +469,13 @@ func TestMaxPending(t *testing.T) {
 		<-first
 		<-again
 		third := r.asked("egress-block", ask("three.example"))
-		for _, id := range r.box.ids(true) {
+		for _, id := range r.box.ids() {
 			r.box.respond(t, id, queue.Response{Status: queue.Approved})
 		}
 		<-second
 		<-third
-		if r.box.puts != 3 {
-			t.Errorf("%d proposals, want 3", r.box.puts)
+		if r.box.puts() != 3 {
+			t.Errorf("%d proposals, want 3", r.box.puts())
 		}
 	})
 }
@@ -487,7 +487,7 @@ func TestMaxPendingHoldsWhenCallsRace(t *testing.T) {
 			calls = append(calls, r.start(t.Context(), "egress-block", args{"host": fmt.Sprintf("h%d.example", i), "justification": "x"}))
 		}
 		synctest.Wait()
-		ids := r.box.ids(true)
+		ids := r.box.ids()
 		if len(ids) != 5 {
 			t.Errorf("%d open proposals, want 5", len(ids))
 		}
@@ -538,7 +538,7 @@ func TestMaxWaiting(t *testing.T) {
 		calls = append(calls, r.asked("egress-block", with(askGitHub, "host", "other.example"))) // another proposal
 		r.call = &Call{Session: "s2", Client: "claude-code"}
 		calls = append(calls, r.asked("egress-block", askGitHub)) // another session
-		for _, id := range r.box.ids(true) {
+		for _, id := range r.box.ids() {
 			r.box.respond(t, id, queue.Response{Status: queue.Approved})
 		}
 		for _, c := range calls {
@@ -595,14 +595,14 @@ func TestDeliveryIsTheTransportsWord(t *testing.T) {
 
 func TestArchiveFails(t *testing.T) {
 	bubble(t, Options{}, func(t *testing.T, r *rig) {
-		r.box.archive = errors.New("disk full")
+		r.box.fail("archive", false, errors.New("disk full"))
 		call := r.asked("egress-block", askGitHub)
 		id := r.box.only(t)
 		r.box.respond(t, id, queue.Response{Status: queue.Approved})
 		if got := <-call; got.meta.Status != "approved" {
 			t.Errorf("answer = %+v, want it in spite of the archive", got)
 		}
-		r.box.archive = nil
+		r.box.fail("", false, nil)
 		if got := r.do("egress-block", with(askGitHub, "justification", "new")); got.meta.ProposalID != id {
 			t.Errorf("asked again = %+v, want the same answer, never a second proposal", got)
 		}
@@ -616,8 +616,9 @@ func TestPutFails(t *testing.T) {
 	for _, stored := range []bool{false, true} {
 		t.Run(fmt.Sprint("stored ", stored), func(t *testing.T) {
 			bubble(t, Options{}, func(t *testing.T, r *rig) {
-				r.box.put = func() (bool, error) { return stored, errors.New("no space left") }
+				r.box.fail("put", stored, errors.New("no space left"))
 				got := r.do("egress-block", askGitHub)
+				r.box.fail("", false, nil)
 				want := "egress-block: storing the proposal failed: no space left. This is no decision; call again in a moment, and tell the user if it goes on"
 				if !got.isError || got.text != want {
 					t.Errorf("answer\n got %s\nwant %s", got.text, want)
@@ -636,8 +637,8 @@ func TestPutFails(t *testing.T) {
 				call = r.asked("egress-block", askGitHub) // a new question: the old one is done with
 				r.box.respond(t, r.box.only(t), queue.Response{Status: queue.Approved})
 				<-call
-				if r.box.puts != 2 {
-					t.Errorf("%d proposals, want 2", r.box.puts)
+				if r.box.puts() != 2 {
+					t.Errorf("%d proposals, want 2", r.box.puts())
 				}
 			})
 		})
@@ -660,7 +661,7 @@ func TestShutdownAnswersPending(t *testing.T) {
 		if d := time.Since(start); d != 0 {
 			t.Errorf("after %v, want at once", d)
 		}
-		if n := len(r.box.ids(true)); n != 1 {
+		if n := len(r.box.ids()); n != 1 {
 			t.Errorf("%d open proposals, want 1", n)
 		}
 	})
@@ -697,9 +698,7 @@ func TestRemovedWhileWaiting(t *testing.T) {
 func TestAwaitOnlyOwnBottle(t *testing.T) {
 	bubble(t, Options{}, func(t *testing.T, r *rig) {
 		p := queue.Proposal{ID: queue.NewID(), Bottle: "other", Tool: "egress-block", ProposedFile: "x"}
-		if err := r.box.Put(t.Context(), p); err != nil {
-			t.Fatal(err)
-		}
+		r.box.strays[p.ID] = queue.Entry{Proposal: p}
 		if got := r.await(p.ID); !got.isError || !strings.Contains(got.text, "is not known here") {
 			t.Errorf("another bottle's proposal = %+v", got)
 		}

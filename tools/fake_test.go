@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"iter"
 	"log/slog"
-	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -20,172 +19,130 @@ import (
 
 const bottle = "demo"
 
-// box is a mailbox in memory with faults.
+// box is the mailbox of the bottle in a queue.Mem, with what a disk adds: bad files, files that vanish, another's
+// proposal in the wrong place.
 type box struct {
-	mu      sync.Mutex
-	entries map[queue.ID]*queue.Entry
-	seen    map[queue.ID]time.Time
-	decided map[queue.ID]chan struct{}
-	closed  chan struct{}
-	puts    int // that stored something new
+	queue.Mailbox
+	mem *queue.Mem
 
-	put     func() (stored bool, err error) // if not nil: the fault of the next Put
-	archive error                           // if not nil: what Archive does
+	mu      sync.Mutex
+	strays  map[queue.ID]queue.Entry               // guarded by mu; found by Get though they should not be there
+	removed map[queue.ID]bool                      // guarded by mu
+	waits   map[queue.ID][]context.CancelCauseFunc // guarded by mu
 }
 
 func newBox() *box {
+	mem := queue.NewMem()
 	return &box{
-		entries: make(map[queue.ID]*queue.Entry),
-		seen:    make(map[queue.ID]time.Time),
-		decided: make(map[queue.ID]chan struct{}),
-		closed:  make(chan struct{}),
+		Mailbox: mem.Mailbox(bottle), mem: mem,
+		strays: make(map[queue.ID]queue.Entry), removed: make(map[queue.ID]bool), waits: make(map[queue.ID][]context.CancelCauseFunc),
 	}
 }
 
-func (b *box) Put(_ context.Context, p queue.Proposal) error {
+func (b *box) Get(ctx context.Context, id queue.ID) (queue.Entry, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	stored, err := true, error(nil)
-	if b.put != nil {
-		stored, err = b.put()
-		b.put = nil
+	if e, ok := b.strays[id]; ok {
+		return e, nil
 	}
-	if old, ok := b.entries[p.ID]; ok && old.Proposal != p {
-		return fmt.Errorf("proposal %s exists with other content", p.ID)
-	} else if stored && !ok {
-		b.puts++
-		b.entries[p.ID] = &queue.Entry{Proposal: p}
-		b.seen[p.ID] = time.Now()
-		b.decided[p.ID] = make(chan struct{})
-	}
-	return err
-}
-
-func (b *box) Get(_ context.Context, id queue.ID) (queue.Entry, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	e, ok := b.entries[id]
-	if !ok {
+	if b.removed[id] {
 		return queue.Entry{}, queue.ErrNotFound
 	}
-	return b.entryLocked(e), nil
-}
-
-func (b *box) entryLocked(e *queue.Entry) queue.Entry {
-	c := *e
-	c.Age = time.Since(b.seen[e.Proposal.ID])
-	return c
+	return b.Mailbox.Get(ctx, id)
 }
 
 func (b *box) Wait(ctx context.Context, id queue.ID) (queue.Response, error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
 	b.mu.Lock()
-	ch, ok := b.decided[id]
+	b.waits[id] = append(b.waits[id], cancel)
 	b.mu.Unlock()
-	if !ok {
-		return queue.Response{}, queue.ErrNotFound
-	}
-	select {
-	case <-ch:
-		b.mu.Lock()
-		defer b.mu.Unlock()
-		if b.entries[id] == nil {
-			return queue.Response{}, queue.ErrNotFound
-		}
-		return *b.entries[id].Response, nil
-	case <-b.closed:
-		return queue.Response{}, queue.ErrClosed
-	case <-ctx.Done():
-		return queue.Response{}, context.Cause(ctx)
+	return b.Mailbox.Wait(ctx, id)
+}
+
+// remove makes a proposal vanish, as "rm" does.
+func (b *box) remove(id queue.ID) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.removed[id] = true
+	for _, cancel := range b.waits[id] {
+		cancel(queue.ErrNotFound)
 	}
 }
 
-func (b *box) list(want func(queue.Entry) bool) iter.Seq2[queue.Entry, error] {
+func (b *box) Entries(ctx context.Context) iter.Seq2[queue.Entry, error] {
+	return b.withBad(b.Mailbox.Entries(ctx))
+}
+
+func (b *box) Recent(ctx context.Context, since time.Time) iter.Seq2[queue.Entry, error] {
+	return b.withBad(b.Mailbox.Recent(ctx, since))
+}
+
+// withBad adds a bad file, which must be in nobody's way.
+func (b *box) withBad(seq iter.Seq2[queue.Entry, error]) iter.Seq2[queue.Entry, error] {
 	return func(yield func(queue.Entry, error) bool) {
-		b.mu.Lock()
-		var out []queue.Entry
-		for _, id := range slices.Sorted(maps.Keys(b.entries)) {
-			if e := b.entryLocked(b.entries[id]); want(e) {
-				out = append(out, e)
-			}
+		if !yield(queue.Entry{}, &queue.BadError{Bottle: bottle, Name: "x\x1b", Reason: "not JSON"}) {
+			return
 		}
-		b.mu.Unlock()
-		for _, e := range out {
-			if !yield(e, nil) {
+		for e, err := range seq {
+			b.mu.Lock()
+			skip := err == nil && b.removed[e.Proposal.ID]
+			b.mu.Unlock()
+			if !skip && !yield(e, err) {
 				return
 			}
 		}
-		yield(queue.Entry{}, &queue.BadError{Bottle: bottle, Name: "x\x1b", Reason: "not JSON"}) // never in the way
 	}
 }
 
-func (b *box) Entries(context.Context) iter.Seq2[queue.Entry, error] {
-	return b.list(func(e queue.Entry) bool { return e.Delivered.IsZero() })
+// fail makes every step of the kind fail, after it was done or before; "" heals.
+func (b *box) fail(step string, stored bool, err error) {
+	b.mem.SetFault(func(s string, done bool) error {
+		if s == step && done == stored {
+			return err
+		}
+		return nil
+	})
 }
-
-func (b *box) Recent(_ context.Context, since time.Time) iter.Seq2[queue.Entry, error] {
-	return b.list(func(e queue.Entry) bool { return !e.Delivered.IsZero() && !e.Delivered.Before(since) })
-}
-
-func (b *box) Archive(_ context.Context, id queue.ID) error {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	switch e := b.entries[id]; {
-	case b.archive != nil:
-		return b.archive
-	case e == nil:
-		return queue.ErrNotFound
-	case e.Response == nil:
-		return errors.New("no response")
-	case e.Delivered.IsZero():
-		e.Delivered = time.Now()
-	}
-	return nil
-}
-
-func (b *box) Close() error { close(b.closed); return nil }
 
 // respond decides as an operator does.
 func (b *box) respond(t *testing.T, id queue.ID, r queue.Response) {
 	t.Helper()
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	e := b.entries[id]
-	if e == nil || e.Response != nil {
-		t.Fatalf("respond to %s: unknown or decided", id)
-	}
 	r.ProposalID = id
 	if r.DecidedAt.IsZero() {
 		r.DecidedAt = time.Now()
 	}
-	e.Response = &r
-	close(b.decided[id])
+	if err := b.mem.Respond(t.Context(), bottle, r); err != nil {
+		t.Fatalf("respond: %v", err)
+	}
 }
 
-func (b *box) remove(id queue.ID) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	delete(b.entries, id)
-	close(b.decided[id])
-	delete(b.decided, id)
-}
-
-// ids lists the proposals, oldest first; with open only those undecided.
-func (b *box) ids(open bool) []queue.ID {
-	b.mu.Lock()
-	defer b.mu.Unlock()
+// ids lists the open proposals, oldest first.
+func (b *box) ids() []queue.ID {
 	var out []queue.ID
-	for _, id := range slices.Sorted(maps.Keys(b.entries)) {
-		if !open || b.entries[id].Response == nil {
-			out = append(out, id)
+	for e, err := range b.Entries(context.Background()) {
+		if err == nil && e.Response == nil {
+			out = append(out, e.Proposal.ID)
 		}
 	}
 	return out
 }
 
+// puts counts all proposals that were ever stored.
+func (b *box) puts() int {
+	n := 0
+	for _, seq := range []iter.Seq2[queue.Entry, error]{b.Mailbox.Entries(context.Background()), b.Mailbox.Recent(context.Background(), time.Time{})} {
+		for range seq {
+			n++
+		}
+	}
+	return n
+}
+
 // only returns the one open proposal.
 func (b *box) only(t *testing.T) queue.ID {
 	t.Helper()
-	ids := b.ids(true)
+	ids := b.ids()
 	if len(ids) != 1 {
 		t.Fatalf("%d open proposals, want 1", len(ids))
 	}
@@ -193,9 +150,8 @@ func (b *box) only(t *testing.T) queue.ID {
 }
 
 func (b *box) delivered(id queue.ID) bool {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return !b.entries[id].Delivered.IsZero()
+	e, err := b.Get(context.Background(), id)
+	return err == nil && !e.Delivered.IsZero()
 }
 
 // rig is Tools behind an in-memory MCP session.

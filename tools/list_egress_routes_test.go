@@ -58,8 +58,8 @@ func TestListRoutes(t *testing.T) {
 			}
 		})
 	}
-	if r.box.puts != 0 {
-		t.Errorf("%d proposals, want none", r.box.puts)
+	if r.box.puts() != 0 {
+		t.Errorf("%d proposals, want none", r.box.puts())
 	}
 }
 

@@ -147,8 +147,8 @@ func TestBadArguments(t *testing.T) {
 			t.Errorf("%s(%v): isError %v, text\n got %s\nwant %s", tt.tool, tt.args, got.isError, got.text, tt.want)
 		}
 	}
-	if b.puts != 0 {
-		t.Errorf("%d proposals were stored, want none", b.puts)
+	if b.puts() != 0 {
+		t.Errorf("%d proposals were stored, want none", b.puts())
 	}
 }
 
