@@ -1,0 +1,191 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/bot-bottle/supervise/internal/apply"
+	"github.com/bot-bottle/supervise/internal/config"
+	"github.com/bot-bottle/supervise/internal/operator"
+	"github.com/bot-bottle/supervise/queue"
+)
+
+// desk is the operator's desk as a command uses it.
+type desk struct {
+	*operator.Desk
+	root  string
+	inbox queue.Inbox
+}
+
+func (d *desk) Close() error { return d.inbox.Close() }
+
+// deskFlags gives a command what openDesk reads.
+func (a *app) deskFlags(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&a.root, "root", "", "the mailboxes' `directory` (else SUPERVISE_ROOT, the configuration's root, the state directory)")
+	cmd.Flags().StringVar(&a.config, "config", "", "the configuration `file` (else supervise.yaml here, or in $XDG_CONFIG_HOME/supervise)")
+	must(cmd.MarkFlagDirname("root"))
+	must(cmd.MarkFlagFilename("config", "yaml", "yml"))
+	a.jsonFlag(cmd)
+}
+
+func must(err error) {
+	if err != nil {
+		panic(err) // a flag that we have just defined
+	}
+}
+
+// withDesk opens the desk, recovers, runs f and closes it again.
+func (a *app) withDesk(f func(cmd *cobra.Command, d *desk, args []string) error) func(*cobra.Command, []string) error {
+	return func(cmd *cobra.Command, args []string) (err error) {
+		d, err := a.openDesk()
+		if err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, d.Close()) }()
+		if err := a.recover(cmd.Context(), d); err != nil {
+			return err
+		}
+		return f(cmd, d, args)
+	}
+}
+
+// openDesk wires the desk of this host: configuration, mailboxes, and the hand that changes the targets.
+func (a *app) openDesk() (*desk, error) {
+	host, err := config.LoadHost(a.config, a.env)
+	if err != nil {
+		return nil, hint(err, "docs/configuration.md describes supervise.yaml")
+	}
+	root, err := a.rootDir(host)
+	if err != nil {
+		return nil, err
+	}
+	hand, err := apply.New(apply.Options{Targets: host.For, LockDir: filepath.Join(root, ".desk", "locks")})
+	if err != nil {
+		return nil, err
+	}
+	inbox, err := queue.OpenRoot(root, queue.RootOptions{})
+	if err != nil {
+		return nil, err
+	}
+	d, err := operator.New(operator.Options{Root: root, Inbox: inbox, Hand: hand, Via: "cli"})
+	if err != nil {
+		return nil, errors.Join(err, inbox.Close())
+	}
+	return &desk{Desk: d, root: root, inbox: inbox}, nil
+}
+
+// rootDir finds where the mailboxes are. A root that somebody named must be there; the default one is made.
+func (a *app) rootDir(host config.Host) (string, error) {
+	root, from := a.root, "--root"
+	if root == "" {
+		root, from = a.env("SUPERVISE_ROOT"), "SUPERVISE_ROOT"
+	}
+	if root == "" {
+		root, from = host.Root, "root: in the configuration"
+	}
+	if root == "" {
+		return a.defaultRoot()
+	}
+	root, err := filepath.Abs(root)
+	if err != nil {
+		return "", fmt.Errorf("%s %q: %w", from, root, err)
+	}
+	switch st, err := os.Stat(root); {
+	case errors.Is(err, fs.ErrNotExist):
+		return "", hint(fmt.Errorf("the mailboxes' root %s (from %s): %w", root, from, fs.ErrNotExist),
+			"mkdir -p %s, or name another with --root", quote(root))
+	case err != nil:
+		return "", fmt.Errorf("the mailboxes' root (from %s): %w", from, err)
+	case !st.IsDir():
+		return "", hint(fmt.Errorf("the mailboxes' root %s (from %s) is not a directory", root, from),
+			"it is the directory above the bottles' mailboxes")
+	}
+	return root, nil
+}
+
+func (a *app) defaultRoot() (string, error) {
+	state := a.env("XDG_STATE_HOME")
+	if !filepath.IsAbs(state) { // the specification: a relative path is to be ignored
+		home := a.env("HOME")
+		if !filepath.IsAbs(home) {
+			return "", usagef("--root DIR, or SUPERVISE_ROOT", "where the mailboxes are is not said, and HOME is not set")
+		}
+		state = filepath.Join(home, ".local", "state")
+	}
+	root := filepath.Join(state, "supervise", "queue")
+	if err := os.MkdirAll(root, 0o700); err != nil {
+		return "", fmt.Errorf("making the mailboxes' root: %w", err)
+	}
+	return root, nil
+}
+
+// recover finishes what an interrupted command left, and tells of it.
+func (a *app) recover(ctx context.Context, d *desk) error {
+	done, err := d.Recover(ctx)
+	for _, r := range done {
+		a.say("recovered %s of bottle %s: %s: %s", r.Ref, r.Ref.Bottle, r.State, escapeLine(r.Text))
+	}
+	if err != nil && ctx.Err() == nil {
+		// What is asked for may well work without it.
+		a.say("recovering what was interrupted: %s", indent(escape(err.Error())))
+	}
+	return context.Cause(ctx)
+}
+
+// again is the flags that make another command use the same desk.
+func (a *app) again() string {
+	var b strings.Builder
+	if a.root != "" {
+		b.WriteString(" --root " + quote(a.root))
+	}
+	if a.config != "" {
+		b.WriteString(" --config " + quote(a.config))
+	}
+	return b.String()
+}
+
+// completeIDs offers what is open.
+func (a *app) completeIDs(cmd *cobra.Command, args []string, _ string) ([]cobra.Completion, cobra.ShellCompDirective) {
+	if len(args) > 0 {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	s := a.glance(cmd.Context())
+	if s == nil {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	var out []cobra.Completion
+	for _, it := range s.Items {
+		out = append(out, cobra.CompletionWithDesc(string(it.ID), it.Bottle+": "+it.Summary.Line(60)))
+	}
+	return out, cobra.ShellCompDirectiveNoFileComp | cobra.ShellCompDirectiveKeepOrder
+}
+
+// completeBottles offers the bottles that have a mailbox.
+func (a *app) completeBottles(cmd *cobra.Command, _ []string, _ string) ([]cobra.Completion, cobra.ShellCompDirective) {
+	s := a.glance(cmd.Context())
+	if s == nil {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	return s.Bottles, cobra.ShellCompDirectiveNoFileComp
+}
+
+// glance is a snapshot for completion: whatever goes wrong, there is nothing to offer.
+func (a *app) glance(ctx context.Context) *operator.Snapshot {
+	d, err := a.openDesk()
+	if err != nil {
+		return nil
+	}
+	defer d.Close()
+	s, err := d.Snapshot(ctx)
+	if err != nil {
+		return nil
+	}
+	return s
+}

@@ -1,0 +1,125 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/bot-bottle/supervise/internal/operator"
+	"github.com/bot-bottle/supervise/queue"
+)
+
+func newDismiss(a *app) *cobra.Command {
+	var sure bool
+	cmd := &cobra.Command{
+		Use:   "dismiss ID|BOTTLE...",
+		Short: "Clear away what nobody will decide",
+		Long: `Reject with the notes "` + operator.DismissNotes + `": one proposal, or all that are
+open in a bottle. Where an agent is waiting at this moment it asks first; in a script that
+needs --yes.`,
+		Example: `  supervise dismiss 0197f3b2-6d1e
+  supervise dismiss web`,
+		Args: args(1, -1),
+		ValidArgsFunction: func(cmd *cobra.Command, args []string, part string) ([]cobra.Completion, cobra.ShellCompDirective) {
+			ids, how := a.completeIDs(cmd, nil, part)
+			bottles, _ := a.completeBottles(cmd, nil, part)
+			return append(bottles, ids...), how
+		},
+		RunE: a.withDesk(func(cmd *cobra.Command, d *desk, args []string) error {
+			return a.dismiss(cmd.Context(), d, args, sure)
+		}),
+	}
+	a.deskFlags(cmd)
+	cmd.Flags().BoolVarP(&sure, "yes", "y", false, "do not ask, even if an agent is waiting")
+	return cmd
+}
+
+// dismissedJSON is what dismiss --json prints.
+type dismissedJSON struct {
+	Dismissed []*operator.Result `json:"dismissed"`
+}
+
+func (a *app) dismiss(ctx context.Context, d *desk, names []string, sure bool) error {
+	s, err := d.Snapshot(ctx)
+	if err != nil {
+		return err
+	}
+	var refs []operator.Ref
+	for _, name := range names {
+		found, err := toDismiss(ctx, d, s, name)
+		if err != nil {
+			return err
+		}
+		refs = append(refs, found...)
+	}
+	if waiting := waitingIn(s, refs); waiting > 0 && !sure {
+		if err := a.confirm(fmt.Sprintf("An agent is waiting for %s. Dismiss?", count(waiting, "of them")), "--yes dismisses all the same"); err != nil {
+			return err
+		}
+	}
+	done, err := d.Dismiss(ctx, refs...)
+	if a.json {
+		if done == nil {
+			done = []*operator.Result{}
+		}
+		if err != nil {
+			return err
+		}
+		return a.printJSON(dismissedJSON{done})
+	}
+	for _, r := range done {
+		if perr := a.printf("dismissed %s of bottle %s\n", r.Ref, r.Ref.Bottle); perr != nil {
+			return errors.Join(err, perr)
+		}
+	}
+	if len(refs) == 0 {
+		return a.printf("Nothing is open in %s.\n", strings.Join(names, ", "))
+	}
+	return err
+}
+
+// toDismiss resolves a bottle to what is open in it, anything else as an id.
+func toDismiss(ctx context.Context, d *desk, s *operator.Snapshot, name string) ([]operator.Ref, error) {
+	if !slices.Contains(s.Bottles, name) {
+		ref, err := d.Find(ctx, name)
+		if errors.Is(err, operator.ErrNotFound) && queue.CheckSlug(name) == nil {
+			return nil, hint(fmt.Errorf("%w, and no bottle is called that: %s", operator.ErrNotFound, quote(name)), "supervise list shows both")
+		}
+		return []operator.Ref{ref}, err
+	}
+	var refs []operator.Ref
+	for _, it := range s.Items {
+		if it.Bottle == name {
+			refs = append(refs, it.Ref)
+		}
+	}
+	return refs, nil
+}
+
+func waitingIn(s *operator.Snapshot, refs []operator.Ref) int {
+	n := 0
+	for _, it := range s.Items {
+		if it.Connected == operator.Waiting && slices.Contains(refs, it.Ref) {
+			n++
+		}
+	}
+	return n
+}
+
+// confirm asks a question on the terminal; without one it is wrong use, and how says what to give instead.
+func (a *app) confirm(question, how string) error {
+	if !a.inTTY || !a.style.tty || a.json {
+		return usagef(how, "%s There is no terminal to ask on", question)
+	}
+	fmt.Fprint(a.err, question+" [y/N] ")
+	line, err := bufio.NewReader(a.in).ReadString('\n')
+	if err != nil || !yes(strings.TrimSpace(line)) {
+		return errDeclined
+	}
+	return nil
+}

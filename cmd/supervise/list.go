@@ -1,0 +1,225 @@
+package main
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/bot-bottle/supervise/internal/operator"
+	"github.com/bot-bottle/supervise/internal/safetext"
+	"github.com/bot-bottle/supervise/queue"
+)
+
+func newList(a *app) *cobra.Command {
+	var all bool
+	var bottle string
+	cmd := &cobra.Command{
+		Use:   "list",
+		Short: "What is open in every bottle",
+		Long: `What is open in every bottle: stuck changes first, then in the order first seen.
+
+AGENT is who waits for the answer: waiting (at least one call), away (the sidecar runs,
+nobody waits), unknown (no sidecar was heard of for 90 s). Proposals whose agent has been
+gone for 72 hours are only counted; --all shows them.`,
+		Example: `  supervise list
+  supervise list --bottle web --all
+  supervise list --json | jq -r '.items[].id'`,
+		Args: args(0, 0),
+		RunE: a.withDesk(func(cmd *cobra.Command, d *desk, _ []string) error {
+			s, err := d.Snapshot(cmd.Context())
+			if err != nil {
+				return err
+			}
+			if bottle != "" {
+				if err := only(s, bottle); err != nil {
+					return err
+				}
+			}
+			return a.list(d, s, all)
+		}),
+	}
+	a.deskFlags(cmd)
+	cmd.Flags().BoolVar(&all, "all", false, "show abandoned proposals too")
+	cmd.Flags().StringVar(&bottle, "bottle", "", "only of the bottle with this `slug`")
+	must(cmd.RegisterFlagCompletionFunc("bottle", a.completeBottles))
+	return cmd
+}
+
+// only drops everything but one bottle's.
+func only(s *operator.Snapshot, bottle string) error {
+	if err := queue.CheckSlug(bottle); err != nil {
+		return usagef("", "--bottle: %v", err)
+	}
+	one := operator.Snapshot{Items: []operator.Item{}, Problems: []operator.Problem{}, Bottles: []string{}}
+	for _, b := range s.Bottles {
+		if b == bottle {
+			one.Bottles = append(one.Bottles, b)
+		}
+	}
+	if len(one.Bottles) == 0 {
+		return noBottle(bottle, s.Bottles)
+	}
+	for _, it := range s.Items {
+		if it.Bottle == bottle {
+			one.Items = append(one.Items, it)
+		}
+	}
+	for _, p := range s.Problems {
+		if p.Bottle == bottle {
+			one.Problems = append(one.Problems, p)
+		}
+	}
+	*s = one
+	return nil
+}
+
+func noBottle(bottle string, have []string) error {
+	err := fmt.Errorf("bottle %s has no mailbox", bottle)
+	if len(have) == 0 {
+		return hint(err, "no bottle has one; a sidecar makes its own when it starts")
+	}
+	return hint(err, "the bottles are %s", strings.Join(have, ", "))
+}
+
+// listJSON is what list --json prints.
+type listJSON struct {
+	Root string `json:"root"`
+	*operator.Snapshot
+}
+
+func (a *app) list(d *desk, s *operator.Snapshot, all bool) error {
+	if a.json {
+		for i := range s.Items {
+			fill(&s.Items[i])
+		}
+		return a.printJSON(listJSON{d.root, s})
+	}
+	for _, p := range s.Problems {
+		where := p.Bottle
+		if p.Name != "" {
+			where += "/" + p.Name.Line(80)
+		}
+		a.say("mailbox %s: %s", where, p.Text.Line(300))
+	}
+	t := table{style: a.style, head: []string{"ID", "BOTTLE", "TOOL", "AGE", "AGENT", "ASKS TO"}}
+	folded := 0
+	shorts := shortIDs(s.Items)
+	for i, it := range s.Items {
+		if it.Abandoned && !all {
+			folded++
+			continue
+		}
+		t.rows = append(t.rows, a.itemRow(it, shorts[i]))
+	}
+	switch {
+	case len(t.rows) > 0:
+		if err := a.printf("%s", t.String()); err != nil {
+			return err
+		}
+	case len(s.Bottles) == 0:
+		if err := a.printf("Nothing to decide, and no bottle has a mailbox under %s yet.\n", d.root); err != nil {
+			return err
+		}
+	default:
+		if err := a.printf("Nothing to decide. Looked at %s under %s.\n", count(len(s.Bottles), "bottle"), d.root); err != nil {
+			return err
+		}
+	}
+	if folded > 0 {
+		return a.printf("%s\n", a.style.dim(fmt.Sprintf("%s not shown, since nobody has waited for 72 hours: supervise list --all%s", count(folded, "abandoned proposal"), a.again())))
+	}
+	return nil
+}
+
+func count(n int, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return fmt.Sprintf("%d %ss", n, what)
+}
+
+func (a *app) itemRow(it operator.Item, short string) row {
+	r := row{cells: []string{short, it.Bottle, safetext.Line(it.Tool, 20), age(it.Age), string(it.Connected), it.Summary.Line(300)}}
+	switch it.State {
+	case operator.Stuck, operator.Failed, operator.Bad:
+		r.under = append(r.under, a.style.warn(strings.ToUpper(string(it.State))+": ")+safetext.Line(firstLine(it.Error), 300))
+	case operator.Deciding:
+		r.under = append(r.under, a.style.dim("being decided at this moment"))
+	}
+	if f := a.findingCodes(it.Findings); f != "" {
+		r.under = append(r.under, f)
+	}
+	if it.Retry != nil {
+		r.under = append(r.under, a.style.dim("asked before: ")+earlier(it.Retry))
+	}
+	if it.Abandoned {
+		r.paint = a.style.dim
+	}
+	return r
+}
+
+func firstLine(s string) string {
+	s, _, _ = strings.Cut(s, "\n")
+	return s
+}
+
+func (a *app) findingCodes(findings []operator.Finding) string {
+	var dangers, notes []string
+	for _, f := range findings {
+		if f.Level == operator.Danger {
+			dangers = append(dangers, f.Code)
+		} else {
+			notes = append(notes, f.Code)
+		}
+	}
+	var parts []string
+	if len(dangers) > 0 {
+		parts = append(parts, a.style.danger("DANGER: "+strings.Join(dangers, ", ")))
+	}
+	if len(notes) > 0 {
+		parts = append(parts, a.style.dim("notes: "+strings.Join(notes, ", ")))
+	}
+	return strings.Join(parts, "; ")
+}
+
+func earlier(e *operator.Earlier) string {
+	s := fmt.Sprintf("%s on %s", e.Status, when(e.At))
+	if e.By != "" {
+		s += " by " + escapeLine(e.By)
+	}
+	if e.Notes != "" {
+		s += ": " + e.Notes.Line(200)
+	}
+	return s
+}
+
+// shortest is how much of an id is always shown. UUIDv7s begin with the time: these 13 characters are its
+// milliseconds, so that what arrives later, or was decided before, seldom makes them ambiguous.
+const shortest = 13
+
+// shortIDs returns starts of ids that tell the items apart.
+func shortIDs(items []operator.Item) []string {
+	out := make([]string, len(items))
+	for i, it := range items {
+		id := string(it.ID)
+		n := min(shortest, len(id))
+		for j, other := range items {
+			if j == i || other.ID == it.ID {
+				continue
+			}
+			for n < len(id) && strings.HasPrefix(string(other.ID), id[:n]) {
+				n++
+			}
+		}
+		out[i] = id[:n]
+	}
+	return out
+}
+
+// fill makes absent lists empty ones, so that programs need not tell them apart.
+func fill(it *operator.Item) {
+	if it.Findings == nil {
+		it.Findings = []operator.Finding{}
+	}
+}

@@ -1,0 +1,207 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/bot-bottle/supervise/internal/payload"
+	"github.com/bot-bottle/supervise/queue"
+)
+
+var update = flag.Bool("update", false, "write the golden files")
+
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){"supervise": main})
+}
+
+// terminalCommand runs supervise on a terminal; see tty_linux_test.go.
+var terminalCommand = func(ts *testscript.TestScript, _ bool, _ []string) { ts.Fatalf("no terminals on this system") }
+
+// ids are what scripts call $ID1, $ID2, …: of one second, as ids of one busy bottle are.
+func ids() []string {
+	var out []string
+	for i := 1; i <= 9; i++ {
+		out = append(out, fmt.Sprintf("0197f3b2-6d%02x-7c3a-9b58-3f6f0a2c4d%02x", i, i))
+	}
+	return out
+}
+
+func TestScripts(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir:                 "testdata",
+		UpdateScripts:       *update,
+		RequireExplicitExec: true,
+		Setup: func(e *testscript.Env) error {
+			for i, id := range ids() {
+				e.Setenv(fmt.Sprintf("ID%d", i+1), id)
+			}
+			e.Setenv("HOME", e.WorkDir)
+			e.Setenv("XDG_STATE_HOME", "")
+			e.Setenv("XDG_CONFIG_HOME", "")
+			e.Setenv("SUPERVISE_ROOT", "")
+			e.Setenv("TERM", "xterm")
+			return os.MkdirAll(filepath.Join(e.WorkDir, "root"), 0o700)
+		},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"propose":   propose,
+			"nocontrol": noControl,
+			"code":      exitCode,
+			"jq":        jq,
+			"response":  response,
+			"await":     await,
+			"terminal":  terminalCommand,
+		},
+	})
+}
+
+// propose BOTTLE ID TOOL FILE [JUSTIFICATION] puts a proposal into root/BOTTLE. FILE is a file of the script; with
+// -raw it is the text itself, Go-quoted, as is JUSTIFICATION.
+func propose(ts *testscript.TestScript, neg bool, args []string) {
+	raw := len(args) > 0 && args[0] == "-raw"
+	if raw {
+		args = args[1:]
+	}
+	if neg || len(args) < 4 || len(args) > 5 {
+		ts.Fatalf("usage: propose [-raw] BOTTLE ID TOOL FILE [JUSTIFICATION]")
+	}
+	unquote := func(s string) string {
+		s, err := strconv.Unquote(`"` + strings.ReplaceAll(s, `"`, `\"`) + `"`)
+		ts.Check(err)
+		return s
+	}
+	p := queue.Proposal{ID: queue.ID(args[1]), Bottle: args[0], Tool: args[2], Justification: "the build needs it"}
+	if raw {
+		p.Tool = unquote(args[2])
+		p.ProposedFile = unquote(args[3])
+	} else {
+		p.ProposedFile = ts.ReadFile(args[3])
+		if p.Tool == payload.Pipelock {
+			p.ProposedFile = strings.TrimSpace(p.ProposedFile)
+		}
+	}
+	if len(args) == 5 {
+		p.Justification = unquote(args[4])
+	}
+	box, err := queue.OpenDir(ts.MkAbs(filepath.Join("root", args[0])), queue.Options{Slug: args[0]})
+	ts.Check(err)
+	defer func() { ts.Check(box.Close()) }()
+	ts.Check(box.Put(context.Background(), p))
+}
+
+// response BOTTLE ID FILE is what another operator program writes.
+func response(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 3 {
+		ts.Fatalf("usage: response BOTTLE ID FILE")
+	}
+	name := ts.MkAbs(filepath.Join("root", args[0], args[1]+".response.json"))
+	ts.Check(os.WriteFile(name, []byte(ts.ReadFile(args[2])), 0o640))
+}
+
+// noControl NAME checks that nothing in an output can move a cursor, hide or reorder text.
+func noControl(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) == 0 {
+		ts.Fatalf("usage: nocontrol stdout|stderr|FILE...")
+	}
+	for _, name := range args {
+		text := ts.ReadFile(name)
+		if !utf8.ValidString(text) {
+			ts.Fatalf("%s is not UTF-8: %q", name, text)
+		}
+		for i, r := range text {
+			if r != '\n' && r != '\t' && !unicode.IsPrint(r) {
+				ts.Fatalf("%s holds %U at byte %d: %q", name, r, i, text[max(0, i-40):min(len(text), i+40)])
+			}
+		}
+	}
+}
+
+// exitCode N ARGS... runs supervise and wants exit code N.
+func exitCode(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 1 {
+		ts.Fatalf("usage: code N ARGS...")
+	}
+	want, err := strconv.Atoi(args[0])
+	ts.Check(err)
+	err = ts.Exec("supervise", args[1:]...)
+	got := 0
+	if e, ok := err.(interface{ ExitCode() int }); ok {
+		got = e.ExitCode()
+	} else if err != nil {
+		ts.Fatalf("running supervise: %v", err)
+	}
+	if got != want {
+		ts.Fatalf("exit code %d, want %d", got, want)
+	}
+}
+
+// jq FILE PATH [WANT] follows a path such as items.0.id in JSON and compares, or with one argument less saves the value as $JQ.
+func jq(ts *testscript.TestScript, neg bool, args []string) {
+	if len(args) < 2 || len(args) > 3 {
+		ts.Fatalf("usage: [!] jq stdout|FILE PATH [WANT]")
+	}
+	dec := json.NewDecoder(bytes.NewReader([]byte(ts.ReadFile(args[0]))))
+	dec.UseNumber()
+	var v any
+	ts.Check(dec.Decode(&v))
+	if dec.More() {
+		ts.Fatalf("more than one document: %s", ts.ReadFile(args[0]))
+	}
+	for key := range strings.SplitSeq(args[1], ".") {
+		switch at := v.(type) {
+		case map[string]any:
+			v = at[key]
+		case []any:
+			if key == "length" {
+				v = len(at)
+				continue
+			}
+			i, err := strconv.Atoi(key)
+			ts.Check(err)
+			if i >= len(at) {
+				ts.Fatalf("%s: only %d elements", args[1], len(at))
+			}
+			v = at[i]
+		default:
+			v = nil
+		}
+	}
+	got := fmt.Sprint(v)
+	if len(args) == 2 {
+		ts.Setenv("JQ", got)
+		return
+	}
+	if (got == args[2]) == neg {
+		ts.Fatalf("%s = %q, want (unless negated) %q", args[1], got, args[2])
+	}
+}
+
+// await FILE TEXT waits until a file holds a text.
+func await(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: await FILE TEXT")
+	}
+	deadline := time.Now().Add(20 * time.Second)
+	for {
+		b, err := os.ReadFile(ts.MkAbs(args[0]))
+		if err == nil && strings.Contains(string(b), args[1]) {
+			return
+		}
+		if time.Now().After(deadline) {
+			ts.Fatalf("%s never held %q: %s (%v)", args[0], args[1], b, err)
+		}
+		time.Sleep(5 * time.Millisecond) // between two looks
+	}
+}

@@ -1,0 +1,146 @@
+package main
+
+import (
+	"bytes"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/bot-bottle/supervise/internal/operator"
+	"github.com/bot-bottle/supervise/queue"
+)
+
+func TestAge(t *testing.T) {
+	for _, tt := range []struct {
+		d    time.Duration
+		want string
+	}{
+		{-time.Second, "0s"},
+		{400 * time.Millisecond, "0s"},
+		{59*time.Second + 999*time.Millisecond, "59s"},
+		{time.Minute, "1m"},
+		{59*time.Minute + 59*time.Second, "59m"},
+		{3*time.Hour + 12*time.Minute, "3h"},
+		{47*time.Hour + 59*time.Minute, "47h"},
+		{48 * time.Hour, "2d"},
+		{100*24*time.Hour + 23*time.Hour, "100d"},
+	} {
+		if got := age(tt.d); got != tt.want {
+			t.Errorf("age(%v) = %q, want %q", tt.d, got, tt.want)
+		}
+	}
+}
+
+func TestCut(t *testing.T) {
+	for _, tt := range []struct {
+		s    string
+		most int
+		want string
+	}{
+		{"plain", 5, "plain"},
+		{"plainer", 5, "plai…"},
+		{"日本語", 6, "日本語"},
+		{"日本語", 5, "日本…"},
+		{"日本語", 4, "日…"},
+		{"", 3, ""},
+	} {
+		if got := cut(tt.s, tt.most); got != tt.want {
+			t.Errorf("cut(%q, %d) = %q, want %q", tt.s, tt.most, got, tt.want)
+		}
+	}
+}
+
+func TestQuote(t *testing.T) {
+	for _, tt := range []struct{ s, want string }{
+		{"plain/path-1.json", "plain/path-1.json"},
+		{"", "''"},
+		{"a b", "'a b'"},
+		{"it's", `'it'\''s'`},
+		{"$HOME", "'$HOME'"},
+		{"~", "'~'"},
+	} {
+		if got := quote(tt.s); got != tt.want {
+			t.Errorf("quote(%q) = %q, want %q", tt.s, got, tt.want)
+		}
+	}
+}
+
+func TestEscape(t *testing.T) {
+	for _, tt := range []struct{ name, s, want string }{
+		{"plain", "a\nb", "a\nb"},
+		{"raw", "a\x1b[2J", `a\x1b[2J`},
+		{"escaped before", `a\x1b[2J`, `a\x1b[2J`},
+		{"both", "\\x1b\x1b", `\\x1b\x1b`},
+	} {
+		if got := escape(tt.s); got != tt.want {
+			t.Errorf("%s: escape(%q) = %q, want %q", tt.name, tt.s, got, tt.want)
+		}
+	}
+	if got, want := escapeLine("a\nb"), `a\nb`; got != want {
+		t.Errorf("escapeLine = %q, want %q", got, want)
+	}
+}
+
+func TestShortIDs(t *testing.T) {
+	items := func(ids ...string) []operator.Item {
+		var out []operator.Item
+		for _, id := range ids {
+			out = append(out, operator.Item{Ref: operator.Ref{ID: queue.ID(id)}})
+		}
+		return out
+	}
+	for _, tt := range []struct {
+		name string
+		in   []operator.Item
+		want []string
+	}{
+		{"one", items("0197f3b2-6d1e-7c3a-9b58-3f6f0a2c4d1e"), []string{"0197f3b2-6d1e"}},
+		{"another millisecond", items("0197f3b2-6d1e-7c3a-9b58-3f6f0a2c4d1e", "0197f3b2-6d1f-7c3a-9b58-3f6f0a2c4d1e"), []string{"0197f3b2-6d1e", "0197f3b2-6d1f"}},
+		{"the same millisecond", items("0197f3b2-6d1e-7c3a-9b58-3f6f0a2c4d1e", "0197f3b2-6d1e-7c3b-9b58-3f6f0a2c4d1e"), []string{"0197f3b2-6d1e-7c3a", "0197f3b2-6d1e-7c3b"}},
+		{"the same in two bottles", items("0197f3b2-6d1e-7c3a-9b58-3f6f0a2c4d1e", "0197f3b2-6d1e-7c3a-9b58-3f6f0a2c4d1e"), []string{"0197f3b2-6d1e", "0197f3b2-6d1e"}},
+	} {
+		if diff := cmp.Diff(tt.want, shortIDs(tt.in)); diff != "" {
+			t.Errorf("%s: shortIDs (-want +got):\n%s", tt.name, diff)
+		}
+	}
+}
+
+func TestParseSince(t *testing.T) {
+	now := time.Date(2026, 5, 17, 12, 0, 0, 0, time.UTC)
+	for _, tt := range []struct {
+		s    string
+		want time.Time
+		ok   bool
+	}{
+		{"", time.Time{}, true},
+		{"90m", now.Add(-90 * time.Minute), true},
+		{"7d", now.AddDate(0, 0, -7), true},
+		{"2026-05-01", time.Date(2026, 5, 1, 0, 0, 0, 0, time.UTC), true},
+		{"2026-05-01T08:00:00Z", time.Date(2026, 5, 1, 8, 0, 0, 0, time.UTC), true},
+		{"-1h", time.Time{}, false},
+		{"-3d", time.Time{}, false},
+		{"soon", time.Time{}, false},
+	} {
+		got, err := parseSince(tt.s, now)
+		if (err == nil) != tt.ok || !got.Equal(tt.want) {
+			t.Errorf("parseSince(%q) = %v, %v, want %v, ok %v", tt.s, got, err, tt.want, tt.ok)
+		}
+	}
+}
+
+func TestLineWriter(t *testing.T) {
+	var out bytes.Buffer
+	w := &lineWriter{w: &out}
+	for _, part := range []string{"one\ntw", "o\r\n\x1b[2Jthree", "\n\n", strings.Repeat("x", longest), "y\n", "end"} {
+		if n, err := w.Write([]byte(part)); n != len(part) || err != nil {
+			t.Fatalf("Write(%q) = %d, %v, want %d and no error", part, n, err, len(part))
+		}
+	}
+	w.Flush()
+	want := "  one\n  two\n  \\x1b[2Jthree\n  \n  " + strings.Repeat("x", longest) + "\n  y\n  end\n"
+	if diff := cmp.Diff(want, out.String()); diff != "" {
+		t.Errorf("lines (-want +got):\n%s", diff)
+	}
+}

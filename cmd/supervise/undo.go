@@ -1,0 +1,73 @@
+package main
+
+import (
+	"github.com/spf13/cobra"
+
+	"github.com/bot-bottle/supervise/internal/operator"
+	"github.com/bot-bottle/supervise/internal/safetext"
+)
+
+func newUndo(a *app) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "undo ID",
+		Short: "Take an approved change back",
+		Long: `Take an approved change back: where the entry it made or widened is still as the approval
+left it, it becomes what it was before; everything else in the file stays. A change that
+somebody edited since is left alone.
+
+The agent is not told. Its next request is refused, and it asks again.`,
+		Example: `  supervise history --status approved
+  supervise undo 0197f3b2-6d1e`,
+		Args:              args(1, 1),
+		ValidArgsFunction: a.completeApplied,
+		RunE: a.withDesk(func(cmd *cobra.Command, d *desk, args []string) error {
+			ref, err := d.Find(cmd.Context(), args[0])
+			if err != nil {
+				return err
+			}
+			progress := &lineWriter{w: a.err}
+			ctx, stop := interruptible(cmd.Context())
+			defer stop()
+			res, err := d.Undo(ctx, ref, progress)
+			progress.Flush()
+			if err != nil {
+				return err
+			}
+			if a.json {
+				return a.done(res, nil)
+			}
+			if err := a.printf("undone %s of bottle %s\n", ref, ref.Bottle); err != nil {
+				return err
+			}
+			for _, n := range res.Notes {
+				if err := a.printf("  %s\n", escapeLine(n)); err != nil {
+					return err
+				}
+			}
+			return nil
+		}),
+	}
+	a.deskFlags(cmd)
+	return cmd
+}
+
+// completeApplied offers the last changes that were made.
+func (a *app) completeApplied(cmd *cobra.Command, args []string, _ string) ([]cobra.Completion, cobra.ShellCompDirective) {
+	none := cobra.ShellCompDirectiveNoFileComp
+	if len(args) > 0 {
+		return nil, none
+	}
+	d, err := a.openDesk()
+	if err != nil {
+		return nil, none
+	}
+	defer d.Close()
+	var out []cobra.Completion
+	for e, err := range d.History(cmd.Context(), operator.HistoryFilter{Event: operator.EventApplied, Limit: 20}) {
+		if err != nil {
+			break
+		}
+		out = append(out, cobra.CompletionWithDesc(safetext.Line(string(e.ID), 36), escapeLine(e.Bottle)+": "+e.Summary.Line(60)))
+	}
+	return out, none | cobra.ShellCompDirectiveKeepOrder
+}
