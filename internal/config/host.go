@@ -3,11 +3,26 @@
 // names it and the mend.
 package config
 
-// Host is supervise.yaml.
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+)
+
+// Host is supervise.yaml. A path in it may start with ~ (the home directory) or be relative to the directory of
+// supervise.yaml; {slug} in a target's path, URL or argument stands for the bottle's slug.
 type Host struct {
-	Root     string            // the mailboxes; made absolute
+	File     string            // where it was read from; "" when there is none
+	Root     string            // the mailboxes, absolute; "" when the file does not say; --root and SUPERVISE_ROOT go before it
 	Defaults Bottle            // with {slug} still in it
-	Bottles  map[string]Bottle // a bottle's own keys win, key by key
+	Bottles  map[string]Bottle // the defaults with a bottle's own keys over them, key by key; with {slug} still in it
 }
 
 // Bottle is where a bottle's targets are. A nil target is not managed.
@@ -48,7 +63,166 @@ type Reload struct {
 	Exec    []string // argv, no shell, 10 s
 }
 
-// API (implemented in this package):
-//
-//	func LoadHost(path string, env func(string) string) (Host, error) // path "": ./supervise.yaml, $XDG_CONFIG_HOME/supervise/supervise.yaml, or none; errors carry file:line
-//	func (h Host) For(slug string) Bottle                             // defaults merged with the bottle's own keys; {slug} and a leading ~ replaced
+// maxHost is the largest supervise.yaml, in bytes.
+const maxHost = 1 << 20
+
+// LoadHost reads supervise.yaml. An empty path means ./supervise.yaml, else $XDG_CONFIG_HOME/supervise/supervise.yaml
+// ($XDG_CONFIG_HOME being ~/.config by default), else nothing but defaults; a path that is given must be there. Every
+// error names file and line; all of a file's mistakes are reported at once.
+func LoadHost(path string, env func(string) string) (Host, error) {
+	home := env("HOME")
+	data, path, err := readHost(path, home, env)
+	if err != nil || path == "" {
+		return Host{}, err
+	}
+	return ParseHost(data, path, home)
+}
+
+func readHost(path, home string, env func(string) string) ([]byte, string, error) {
+	candidates := []string{path}
+	if path == "" {
+		candidates = []string{"supervise.yaml"}
+		dir := env("XDG_CONFIG_HOME")
+		if !filepath.IsAbs(dir) && home != "" { // the specification: a relative one is to be ignored
+			dir = filepath.Join(home, ".config")
+		}
+		if filepath.IsAbs(dir) {
+			candidates = append(candidates, filepath.Join(dir, "supervise", "supervise.yaml"))
+		}
+	}
+	for _, c := range candidates {
+		f, err := os.Open(c)
+		if errors.Is(err, fs.ErrNotExist) && path == "" {
+			continue
+		}
+		if err != nil {
+			return nil, "", fmt.Errorf("reading the configuration: %w", err)
+		}
+		data, err := io.ReadAll(io.LimitReader(f, maxHost+1))
+		if err := errors.Join(err, f.Close()); err != nil {
+			return nil, "", fmt.Errorf("reading the configuration: %w", err)
+		}
+		if c, err = filepath.Abs(c); err != nil {
+			return nil, "", fmt.Errorf("reading the configuration: %w", err)
+		}
+		return data, c, nil
+	}
+	return nil, "", nil
+}
+
+var slugRE = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,62}$`) // as in package queue
+
+// For returns a bottle's targets, ready to use. A bottle that is not listed has the defaults. A target without a
+// file is not managed, and a slug that is none has no targets.
+func (h Host) For(slug string) Bottle {
+	if !slugRE.MatchString(slug) {
+		return Bottle{}
+	}
+	b, listed := h.Bottles[slug]
+	if !listed {
+		b = h.Defaults
+	}
+	b = b.clone()
+	in := func(s *string) { *s = strings.ReplaceAll(*s, "{slug}", slug) }
+	all := func(argv []string) {
+		for i := range argv {
+			in(&argv[i])
+		}
+	}
+	reload := func(r *Reload) {
+		in(&r.PIDFile)
+		in(&r.Name)
+		all(r.Exec)
+	}
+	if e := b.Egress; e != nil {
+		in(&e.File)
+		in(&e.AllowlistURL)
+		in(&e.Proxy)
+		reload(&e.Reload)
+		if e.File == "" {
+			b.Egress = nil
+		}
+	}
+	if p := b.Pipelock; p != nil {
+		in(&p.File)
+		all(p.Check)
+		reload(&p.Reload)
+		if p.File == "" {
+			b.Pipelock = nil
+		}
+	}
+	if c := b.Capability; c != nil {
+		in(&c.File)
+		all(c.Build)
+		all(c.Replace)
+		if c.File == "" {
+			b.Capability = nil
+		}
+	}
+	return b
+}
+
+func (b Bottle) clone() Bottle {
+	if b.Egress != nil {
+		e := *b.Egress
+		e.Reload.Exec = slices.Clone(e.Reload.Exec)
+		b.Egress = &e
+	}
+	if b.Pipelock != nil {
+		p := *b.Pipelock
+		p.Check, p.Reload.Exec = slices.Clone(p.Check), slices.Clone(p.Reload.Exec)
+		b.Pipelock = &p
+	}
+	if b.Capability != nil {
+		c := *b.Capability
+		c.Build, c.Replace = slices.Clone(c.Build), slices.Clone(c.Replace)
+		b.Capability = &c
+	}
+	return b
+}
+
+// near is the known key that was probably meant, or "".
+func near(key string, known []string) string {
+	best, at := "", 0
+	for _, k := range known {
+		d := distance(strings.ToLower(key), k)
+		if d <= max(1, len(k)/3) && (best == "" || d < at) {
+			best, at = k, d
+		}
+	}
+	return best
+}
+
+// distance counts the bytes to insert, remove, replace or swap with the next.
+func distance(a, b string) int {
+	var before, last []int
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := 1; i <= len(a); i++ {
+		before, last, row = last, row, make([]int, len(b)+1)
+		row[0] = i
+		for j := 1; j <= len(b); j++ {
+			cost := 1
+			if a[i-1] == b[j-1] {
+				cost = 0
+			}
+			row[j] = min(last[j]+1, row[j-1]+1, last[j-1]+cost)
+			if i > 1 && j > 1 && a[i-1] == b[j-2] && a[i-2] == b[j-1] {
+				row[j] = min(row[j], before[j-2]+1)
+			}
+		}
+	}
+	return row[len(b)]
+}
+
+// byLine joins mistakes in the order of their lines.
+func byLine(ms []mistake) error {
+	slices.SortStableFunc(ms, func(a, b mistake) int { return cmp.Compare(a.line, b.line) })
+	var errs []error
+	for _, m := range ms {
+		errs = append(errs, m)
+	}
+	return errors.Join(errs...)
+}

@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"unicode/utf8"
 
@@ -68,8 +70,21 @@ func parseDoc(data []byte) (*doc, error) {
 	return d, nil
 }
 
+var (
+	yamlLine   = regexp.MustCompile(`^(?:yaml: )?(?:line (\d+): )?`)
+	yamlParser = regexp.MustCompile(`^did not find expected (<|key|node content|'-' indicator|',' or)`)
+)
+
+// yamlError names the line of a syntax error. The library counts the lines of its parser's errors from 0, those
+// of its scanner's from 1, and does not say 0.
 func yamlError(err error) error {
-	return errors.New(strings.TrimPrefix(err.Error(), "yaml: "))
+	m := yamlLine.FindStringSubmatch(err.Error())
+	line, _ := strconv.Atoi(m[1]) // 0 when it does not say
+	text := strings.TrimPrefix(err.Error(), m[0])
+	if yamlParser.MatchString(text) {
+		line++
+	}
+	return fmt.Errorf("line %d: %s", max(line, 1), text)
 }
 
 // empty tells whether n is a null that was not written.

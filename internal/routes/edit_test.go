@@ -126,10 +126,10 @@ func TestSetRefuses(t *testing.T) {
 		reason   string
 		byHand   string
 	}{
-		{"does not parse", "routes: [\n", &Route{Host: "a.com"}, "line 1: did not find expected node content", "  - host: a.com\n"},
+		{"does not parse", "routes: [\n", &Route{Host: "a.com"}, "line 2: did not find expected node content", "  - host: a.com\n"},
 		{"flow root without a list", "{}", &Route{Host: "a.com", PathAllowlist: []string{"/a"}}, "line 1: the file is in flow style ({…}) and has no list routes",
 			"  - host: a.com\n    path_allowlist: [\"/a\"]\n"},
-		{"document end", "---\n...\n", &Route{Host: "a.com"}, "the edited file would not parse: line 2: did not find expected <document start>", "  - host: a.com\n"},
+		{"document end", "---\n...\n", &Route{Host: "a.com"}, "the edited file would not parse: line 3: did not find expected <document start>", "  - host: a.com\n"},
 		{"complex key", "? routes\n: - host: a.com\n", nil, "line 2: cannot find the dash of this list element on a line of its own", "remove the entry of host a.com\n"},
 		{"block scalar", "routes:\n- host: >-\n    a.com\n", nil, "line 2: a block scalar (| or >)", "remove the entry of host a.com\n"},
 		{"comment between keys of a dash line", "routes:\n- path_allowlist: [/a]\n  # c\n  host: a.com\n", &Route{Host: "a.com"}, "line 2: a comment stands between path_allowlist and the next key", "  - host: a.com\n"},

@@ -61,7 +61,9 @@ func TestParseRefuses(t *testing.T) {
 		{"token_ref", "routes:\n- host: a.com\n  auth: {scheme: token, token_ref: $X}\n", `line 3: auth.token_ref "$X" must be the name of an environment variable`},
 		{"no token_ref", "routes:\n- host: a.com\n  auth: {scheme: token}\n", "line 3: auth must have a token_ref"},
 		{"list at top", "- host: a.com\n", "line 1: the file must be a mapping"},
-		{"syntax", "routes: [\n", "line 1: did not find expected node content"},
+		{"syntax", "routes: [\n", "line 2: did not find expected node content"},
+		{"syntax, scanner", "routes:\n  - host: a: b\n", "line 2: mapping values are not allowed in this context"},
+		{"syntax, on line 1", "routes: [}", "line 1: did not find expected node content"},
 		{"too big", strings.Repeat("#\n", MaxFile), "the file has 524288 bytes, over the limit of 262144"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
