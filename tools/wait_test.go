@@ -1,0 +1,351 @@
+package tools
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/bot-bottle/supervise/queue"
+	"github.com/google/go-cmp/cmp"
+	"github.com/modelcontextprotocol/go-sdk/mcp"
+)
+
+func TestProgress(t *testing.T) {
+	bubble(t, Options{}, func(t *testing.T, r *rig) {
+		first := r.asked("pipelock-block", args{"failed_url": "https://first.example/", "justification": "x"})
+		firstID := r.box.only(t)
+		time.Sleep(10 * time.Second)
+		second := r.asked("egress-block", askGitHub)
+		time.Sleep(16 * time.Second)
+		want := []string{
+			"0 waiting for the human operator to decide pipelock-block for https://first.example/: 0 s so far",
+			"0 waiting for the human operator to decide egress-block for api.github.com /repos/: 0 s so far; 1 proposal of this sandbox is ahead",
+			"15 waiting for the human operator to decide pipelock-block for https://first.example/: 15 s so far",
+			"15 waiting for the human operator to decide egress-block for api.github.com /repos/: 15 s so far; 1 proposal of this sandbox is ahead",
+		}
+		if diff := cmp.Diff(want, r.messages()); diff != "" {
+			t.Errorf("progress mismatch (-want +got):\n%s", diff)
+		}
+		r.box.respond(t, firstID, queue.Response{Status: queue.Approved})
+		<-first
+		time.Sleep(time.Hour)
+		got := r.messages()
+		if n := len(got) - len(want); n < 3600/15 || n > 3600/15+1 {
+			t.Errorf("%d notifications within an hour, want one every 15 s", n)
+		}
+		if last := got[len(got)-1]; strings.Contains(last, "ahead") || !strings.Contains(last, "60 min so far") {
+			t.Errorf("last message = %q, want nobody ahead, after 60 min", last)
+		}
+		r.box.respond(t, r.box.only(t), queue.Response{Status: queue.Approved})
+		<-second
+	})
+}
+
+func TestHoldEndsAndAwaitGoesOn(t *testing.T) {
+	bubble(t, Options{}, func(t *testing.T, r *rig) {
+		start := time.Now()
+		got := <-r.startWith(t.Context(), &mcp.CallToolParams{Name: "egress-block", Arguments: askGitHub}) // no progress token
+		if d := time.Since(start); d != 50*time.Second {
+			t.Errorf("held for %v, want 50s", d)
+		}
+		id := r.box.only(t)
+		want := fmt.Sprintf(`status: pending
+proposal_id: %[1]s
+
+egress-block for api.github.com /repos/: the operator has not decided yet. Your proposal is stored and stays open; nothing is cancelled, and no answer will be lost.
+To go on waiting call await-decision with proposal_id "%[1]s", or make the same egress-block call again; both join this proposal. You can do other work first. Do not take this for an approval or a rejection.`, id)
+		if diff := cmp.Diff(want, got.text); diff != "" {
+			t.Errorf("pending mismatch (-want +got):\n%s", diff)
+		}
+		if got.isError || got.meta.Status != "pending" || got.meta.ProposalID != id {
+			t.Errorf("isError = %v, _meta = %+v", got.isError, got.meta)
+		}
+		if len(r.messages()) != 0 {
+			t.Errorf("progress without a token: %q", r.messages())
+		}
+
+		again := r.asked("egress-block", with(askGitHub, "justification", "other words"))
+		waiting := r.asked(Await, args{"proposal_id": string(id)})
+		time.Sleep(23 * time.Hour)
+		r.box.respond(t, id, queue.Response{Status: queue.Approved, Outcome: queue.Live})
+		for _, call := range []<-chan reply{again, waiting} {
+			if got := <-call; !strings.HasPrefix(got.text, "status: approved\n") {
+				t.Errorf("answer = %q, %v", got.text, got.err)
+			}
+		}
+		if r.box.puts() != 1 {
+			t.Errorf("%d proposals, want 1", r.box.puts())
+		}
+		late := r.await(id)
+		if want := "\n\ndecided 0 s ago; if still refused, check list-egress-routes and ask again saying what fails"; !strings.HasSuffix(late.text, want) || !late.meta.Repeated {
+			t.Errorf("fetched again: %q, want the answer and %q", late.text, want)
+		}
+		time.Sleep(25 * time.Minute)
+		if late := r.await(id); !strings.Contains(late.text, "decided 25 min ago") {
+			t.Errorf("fetched again later: %q", late.text)
+		}
+	})
+}
+
+func TestHoldTable(t *testing.T) {
+	spec := func(s string) func(string) (time.Duration, bool) {
+		f, err := ParseHold(s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return f
+	}
+	tests := []struct {
+		spec, client string
+		progress     bool
+		want         time.Duration
+	}{
+		{"", "claude-code", true, 24 * time.Hour},
+		{"", "Claude-Code/2.1", true, 24 * time.Hour},
+		{"", "claude-code", false, 50 * time.Second},
+		{"", "claude-codex", true, 50 * time.Second},
+		{"", "codex-mcp-client", true, 240 * time.Second},
+		{"", "gemini-cli-mcp-client-supervise", true, 540 * time.Second},
+		{"", "", true, 50 * time.Second},
+		{"240s", "claude-code", true, 240 * time.Second},
+		{"0", "anything", false, 0},
+		{"codex-mcp-client=200s,*=10s", "codex-mcp-client", false, 200 * time.Second},
+		{"codex-mcp-client=200s, * = 10s", "claude-code", true, 10 * time.Second},
+		{"codex-mcp-client=200s", "claude-code", true, 24 * time.Hour},
+		{"Claude=1m,claude-code=2m", "claude-code", true, 2 * time.Minute},
+		{"claude-code=0,5s", "claude-code", false, 0},
+	}
+	for _, tt := range tests {
+		tools := &Tools{opts: Options{Hold: spec(tt.spec)}}
+		if got := tools.hold(tt.client, tt.progress); got != tt.want {
+			t.Errorf("%q: hold(%q, %v) = %v, want %v", tt.spec, tt.client, tt.progress, got, tt.want)
+		}
+	}
+	for spec, want := range map[string]string{
+		"240":        `"240" must be a duration such as 240s, 24h, or 0 for until decided`,
+		"-1s":        `"-1s" must be a duration such as 240s, 24h, or 0 for until decided`,
+		"a=b":        `"b" must be a duration such as 240s, 24h, or 0 for until decided`,
+		"=5s":        `"=5s" has no client name before '=': write codex-mcp-client=240s, or *=50s for all others`,
+		"a=1s,A=2s":  `client "a" is there twice`,
+		"1s,2s":      `client "*" is there twice`,
+		"a=1s,":      `"" must be a duration such as 240s, 24h, or 0 for until decided`,
+		"a=1s;b=2s":  `"1s;b=2s" must be a duration such as 240s, 24h, or 0 for until decided`,
+		"forever,*=": `"forever" must be a duration such as 240s, 24h, or 0 for until decided`,
+	} {
+		if _, err := ParseHold(spec); err == nil || err.Error() != want {
+			t.Errorf("ParseHold(%q) = %v, want %s", spec, err, want)
+		}
+	}
+}
+
+func TestHoldZeroIsUntilDecided(t *testing.T) {
+	hold, err := ParseHold("0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	bubble(t, Options{Hold: hold}, func(t *testing.T, r *rig) {
+		call := r.startWith(t.Context(), &mcp.CallToolParams{Name: "egress-block", Arguments: askGitHub})
+		time.Sleep(30 * 24 * time.Hour)
+		r.box.respond(t, r.box.only(t), queue.Response{Status: queue.Approved})
+		if got := <-call; !strings.HasPrefix(got.text, "status: approved") {
+			t.Errorf("answer = %q", got.text)
+		}
+	})
+}
+
+func TestMaxWaiting(t *testing.T) {
+	bubble(t, Options{MaxWaiting: 3}, func(t *testing.T, r *rig) {
+		var calls []<-chan reply
+		for range 3 {
+			calls = append(calls, r.asked("egress-block", askGitHub))
+		}
+		id := r.box.only(t)
+		got := <-r.asked("egress-block", askGitHub)
+		if !strings.HasPrefix(got.text, "status: pending\nproposal_id: "+string(id)+"\n") || !strings.Contains(got.text, "too many calls wait at once") {
+			t.Errorf("fourth = %q", got.text)
+		}
+		r.box.respond(t, id, queue.Response{Status: queue.Approved})
+		for _, c := range calls {
+			<-c
+		}
+		synctest.Wait()
+		if r.tools.waiting != 0 || len(r.tools.seats) != 0 {
+			t.Errorf("waiting = %d, seats = %v after all left", r.tools.waiting, r.tools.seats)
+		}
+	})
+	bubble(t, Options{}, func(t *testing.T, r *rig) {
+		r.call = &Call{Session: "s1", Client: "claude-code"}
+		var calls []<-chan reply
+		for range 8 {
+			calls = append(calls, r.asked("egress-block", askGitHub))
+		}
+		if got := <-r.asked("egress-block", askGitHub); got.meta.Status != "pending" {
+			t.Errorf("ninth of one session = %+v", got)
+		}
+		calls = append(calls, r.asked("egress-block", with(askGitHub, "host", "other.example"))) // another proposal
+		r.call = &Call{Session: "s2", Client: "claude-code"}
+		calls = append(calls, r.asked("egress-block", askGitHub)) // another session
+		for _, id := range r.box.ids() {
+			r.box.respond(t, id, queue.Response{Status: queue.Approved})
+		}
+		for _, c := range calls {
+			if got := <-c; got.meta.Status != "approved" {
+				t.Errorf("answer = %+v", got)
+			}
+		}
+	})
+}
+
+func TestDeliveryIsTheTransportsWord(t *testing.T) {
+	bubble(t, Options{}, func(t *testing.T, r *rig) {
+		var mu sync.Mutex
+		var delivered []func()
+		holding := 0
+		r.call = &Call{
+			OnDelivered: func(f func()) { mu.Lock(); defer mu.Unlock(); delivered = append(delivered, f) },
+			Holding:     func() { mu.Lock(); defer mu.Unlock(); holding++ },
+		}
+		call := r.asked("egress-block", askGitHub)
+		if holding == 0 {
+			t.Error("a call that waits did not say so")
+		}
+		id := r.box.only(t)
+		r.box.respond(t, id, queue.Response{Status: queue.Approved})
+		<-call
+		if r.box.delivered(id) {
+			t.Fatal("archived before it went out")
+		}
+		time.Sleep(time.Hour) // its connection was gone: the next call has it at once, whatever the words
+		holding = 0
+		if got := r.do("egress-block", with(askGitHub, "justification", "new")); got.meta.ProposalID != id || got.meta.Repeated {
+			t.Errorf("after a lost answer = %+v", got)
+		}
+		if got := r.await(id); got.meta.ProposalID != id || got.meta.Repeated {
+			t.Errorf("await after a lost answer = %+v", got)
+		}
+		if holding != 0 {
+			t.Error("an immediate answer counted as holding")
+		}
+		if len(delivered) != 3 {
+			t.Fatalf("%d delivery hooks, want 3", len(delivered))
+		}
+		delivered[1]()
+		if !r.box.delivered(id) {
+			t.Error("not archived after it went out")
+		}
+		delivered[2]() // again is no error
+		if got := r.do("egress-block", askGitHub); !got.meta.Repeated {
+			t.Errorf("after delivery = %+v, want the recorded answer", got)
+		}
+	})
+}
+
+func TestArchiveFails(t *testing.T) {
+	bubble(t, Options{}, func(t *testing.T, r *rig) {
+		r.box.fail("archive", false, errors.New("disk full"))
+		call := r.asked("egress-block", askGitHub)
+		id := r.box.only(t)
+		r.box.respond(t, id, queue.Response{Status: queue.Approved})
+		if got := <-call; got.meta.Status != "approved" {
+			t.Errorf("answer = %+v, want it in spite of the archive", got)
+		}
+		r.box.fail("", false, nil)
+		if got := r.do("egress-block", with(askGitHub, "justification", "new")); got.meta.ProposalID != id {
+			t.Errorf("asked again = %+v, want the same answer, never a second proposal", got)
+		}
+		if !strings.Contains(r.log.String(), "disk full") {
+			t.Error("the failure is not in the log")
+		}
+	})
+}
+
+func TestShutdownAnswersPending(t *testing.T) {
+	bubble(t, Options{}, func(t *testing.T, r *rig) {
+		calls := []<-chan reply{r.asked("egress-block", askGitHub)}
+		id := r.box.only(t)
+		calls = append(calls, r.asked(Await, args{"proposal_id": string(id)}))
+		start := time.Now()
+		r.shutdown(ErrShutdown)
+		for _, c := range calls {
+			got := <-c
+			if got.isError || !strings.HasPrefix(got.text, "status: pending\nproposal_id: "+string(id)+"\n") || !strings.Contains(got.text, "the supervise server is restarting") {
+				t.Errorf("answer = %q, %v", got.text, got.err)
+			}
+		}
+		if d := time.Since(start); d != 0 {
+			t.Errorf("after %v, want at once", d)
+		}
+		if n := len(r.box.ids()); n != 1 {
+			t.Errorf("%d open proposals, want 1", n)
+		}
+	})
+}
+
+func TestMailboxCloses(t *testing.T) {
+	bubble(t, Options{}, func(t *testing.T, r *rig) {
+		call := r.asked("egress-block", askGitHub)
+		r.box.Close()
+		if got := <-call; got.meta.Status != "pending" {
+			t.Errorf("answer = %+v", got)
+		}
+	})
+}
+
+func TestRemovedWhileWaiting(t *testing.T) {
+	bubble(t, Options{}, func(t *testing.T, r *rig) {
+		call := r.asked("egress-block", askGitHub)
+		id := r.box.only(t)
+		r.box.remove(id)
+		want := fmt.Sprintf("egress-block: proposal %s was removed from the queue undecided: ask again if you still need it", id)
+		if got := <-call; !got.isError || got.text != want {
+			t.Errorf("answer\n got %s\nwant %s", got.text, want)
+		}
+		call = r.asked("egress-block", askGitHub)
+		if again := r.box.only(t); again == id {
+			t.Error("the removed proposal came back")
+		}
+		r.box.respond(t, r.box.only(t), queue.Response{Status: queue.Approved})
+		<-call
+	})
+}
+
+func TestAwaitOnlyOwnBottle(t *testing.T) {
+	bubble(t, Options{}, func(t *testing.T, r *rig) {
+		p := queue.Proposal{ID: queue.NewID(), Bottle: "other", Tool: "egress-block", ProposedFile: "x"}
+		r.box.strays[p.ID] = queue.Entry{Proposal: p}
+		if got := r.await(p.ID); !got.isError || !strings.Contains(got.text, "is not known here") {
+			t.Errorf("another bottle's proposal = %+v", got)
+		}
+	})
+}
+
+func TestCancelledCallLosesNothing(t *testing.T) {
+	bubble(t, Options{}, func(t *testing.T, r *rig) {
+		ctx, cancel := context.WithCancel(t.Context())
+		call := r.start(ctx, "egress-block", askGitHub)
+		synctest.Wait()
+		id := r.box.only(t)
+		cancel()
+		if got := <-call; !errors.Is(got.err, context.Canceled) {
+			t.Errorf("cancelled call = %+v", got)
+		}
+		synctest.Wait()
+		r.box.respond(t, id, queue.Response{Status: queue.Modified, Notes: "later"}) // nobody waits
+		time.Sleep(5 * time.Hour)
+		if r.box.delivered(id) {
+			t.Error("archived though nobody got it")
+		}
+		got := r.do("egress-block", with(askGitHub, "justification", "quite other words"))
+		if !strings.HasPrefix(got.text, "status: modified\nnotes: later\n") || got.meta.Repeated {
+			t.Errorf("asked again = %q", got.text)
+		}
+		if r.box.puts() != 1 || !r.box.delivered(id) {
+			t.Errorf("%d proposals, delivered %v; want 1, true", r.box.puts(), r.box.delivered(id))
+		}
+	})
+}
