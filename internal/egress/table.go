@@ -128,7 +128,10 @@ func (p *Proxy) watch(ctx context.Context) {
 	}
 	poll := time.NewTicker(p.opts.Timings.Poll)
 	defer poll.Stop()
-	p.Reload() // what changed between New and the watch
+	// A file that is written in place is empty for a moment, which is a table that allows nothing.
+	const settle = 10 * time.Millisecond
+	var settled <-chan time.Time // nil: no event since the last reload
+	p.Reload()                   // what changed between New and the watch
 	for {
 		select {
 		case <-ctx.Done():
@@ -141,6 +144,11 @@ func (p *Proxy) watch(ctx context.Context) {
 				events = nil
 				continue
 			}
+			if settled == nil {
+				settled = time.After(settle)
+			}
+		case <-settled:
+			settled = nil
 			p.Reload()
 		case err, ok := <-failures:
 			if !ok {
