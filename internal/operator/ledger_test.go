@@ -54,24 +54,24 @@ func TestLedgerChain(t *testing.T) {
 	if r := verify(t, l, ""); !r.OK() || r.Entries != 0 || r.Head != "" {
 		t.Errorf("Verify of no ledger = %+v, want OK and empty", r)
 	}
-	appendN(t, l, 700) // several of backwards' chunks
+	appendN(t, l, 300) // several of backwards' chunks
 	r := verify(t, l, "")
-	if !r.OK() || r.Entries != 700 {
-		t.Fatalf("Verify = %+v, want OK with 700 entries", r)
+	if !r.OK() || r.Entries != 300 {
+		t.Fatalf("Verify = %+v, want OK with 300 entries", r)
 	}
 	got := entries(t, l)
-	if len(got) != 700 {
-		t.Fatalf("backwards yields %d entries, want 700", len(got))
+	if len(got) != 300 {
+		t.Fatalf("backwards yields %d entries, want 300", len(got))
 	}
 	for i, e := range got {
-		if e.Seq != int64(700-i) {
-			t.Fatalf("entry %d has seq %d, want %d", i, e.Seq, 700-i)
+		if e.Seq != int64(300-i) {
+			t.Fatalf("entry %d has seq %d, want %d", i, e.Seq, 300-i)
 		}
 	}
 	if got[0].Hash != r.Head {
 		t.Errorf("newest entry has hash %s, want the head %s", got[0].Hash, r.Head)
 	}
-	if raw := got[0].Summary.Raw(); raw != "entry 699 \x1b[31m\u202e" {
+	if raw := got[0].Summary.Raw(); raw != "entry 299 \x1b[31m\u202e" {
 		t.Errorf("summary came back as %q", raw)
 	}
 	b, err := os.ReadFile(l.path())

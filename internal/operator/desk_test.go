@@ -1,0 +1,793 @@
+package operator
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/bot-bottle/supervise/internal/apply"
+	"github.com/bot-bottle/supervise/internal/payload"
+	"github.com/bot-bottle/supervise/queue"
+)
+
+func TestApprove(t *testing.T) {
+	r := newRig(t)
+	d := r.desk("ann@host")
+	ref := r.put(egressFor("Registry.NPMjs.org", "/left-pad"))
+	p := r.show(d, ref)
+	if p.State != Open || p.Digest == "" || len(p.Targets) != 1 || !p.Targets[0].Changed || !strings.Contains(p.Targets[0].Diff.Raw(), "+") {
+		t.Fatalf("preview = %+v, want it open with one changed target", p)
+	}
+	if len(p.Findings) == 0 {
+		t.Error("a new host raises no finding")
+	}
+	res, err := d.Approve(t.Context(), ref, Decision{Digest: p.Digest, Accept: p.Dangers(), Notes: "only this one"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if res.Status != queue.Approved || res.Outcome != queue.Live {
+		t.Errorf("result = %+v, want approved and live", res)
+	}
+	got := r.response(ref)
+	if got == nil || got.Status != queue.Approved || got.Outcome != queue.Live || got.Notes != "only this one" || got.Digest != p.Digest || got.FinalFile != "" {
+		t.Errorf("response = %+v", got)
+	}
+	after := read(t, r.routes)
+	if !contains(after, "Registry.NPMjs.org") && !contains(after, "registry.npmjs.org") || !strings.HasPrefix(string(after), strings.TrimSuffix(baseRoutes, "\n")) {
+		t.Errorf("routes.yaml is\n%s", after)
+	}
+	if ev := r.events(d, ref); !slices.Equal(ev, []string{EventDecided, EventApplied}) {
+		t.Errorf("ledger has %v", ev)
+	}
+	r.audit(d)
+	if n := len(r.items(d)); n != 0 {
+		t.Errorf("inbox still has %d items", n)
+	}
+	if left, err := d.store.unfinished(); err != nil || len(left) != 0 {
+		t.Errorf("unfinished: %v, %v", left, err)
+	}
+	// A second decision learns who made the first, whichever it is.
+	if _, err := r.approve(r.desk("bob@host"), ref); !isDecided(err, "ann@host") {
+		t.Errorf("approving again: %v, want decided by ann@host", err)
+	}
+	if _, err := r.desk("bob@host").Reject(t.Context(), ref, ""); !isDecided(err, "ann@host") {
+		t.Errorf("rejecting after: %v, want decided by ann@host", err)
+	}
+	p = r.show(d, ref)
+	if p.State != Decided || p.Decision == nil || p.Decision.By != "ann@host" || p.Decision.State != Answered {
+		t.Errorf("a decided proposal shows %+v", p.Decision)
+	}
+}
+
+func isDecided(err error, by string) bool {
+	e, ok := errors.AsType[*DecidedError](err)
+	return ok && e.By == by
+}
+
+func TestApproveBindsToWhatWasSeen(t *testing.T) {
+	tests := []struct {
+		name  string
+		after func(r *rig)
+		stale bool
+	}{
+		{"nothing changed", func(*rig) {}, false},
+		{"an unrelated entry was added", func(r *rig) {
+			r.write(r.routes, baseRoutes+"  - host: files.example.net\n    path_allowlist: [/x/]\n")
+		}, false},
+		{"a comment was added", func(r *rig) { r.write(r.routes, "# hello\n"+baseRoutes) }, false},
+		{"the touched entry was widened by hand", func(r *rig) {
+			r.write(r.routes, strings.Replace(baseRoutes, "    path_allowlist:\n      - /repos/\n", "", 1))
+		}, true},
+		{"the touched entry got another path", func(r *rig) {
+			r.write(r.routes, strings.Replace(baseRoutes, "      - /repos/\n", "      - /repos/\n      - /user\n", 1))
+		}, true},
+		{"the touched entry was removed", func(r *rig) {
+			r.write(r.routes, "routes:\n  - host: pypi.org\n")
+		}, true},
+		{"the bottle's file is another one", func(r *rig) {
+			other := filepath.Join(filepath.Dir(r.routes), "other.yaml")
+			r.write(other, baseRoutes)
+			r.cfg.Egress.File = other
+			r.proxy.mu.Lock()
+			r.proxy.path = other
+			r.proxy.mu.Unlock()
+		}, true},
+		{"the proposal was altered", func(r *rig) { // by a hostile sidecar
+			names, _ := filepath.Glob(filepath.Join(r.root, "web", "*.proposal.json"))
+			b := strings.Replace(string(read(r.t, names[0])), "the build needs it", "the build needs it!", 1)
+			r.write(names[0]+".new", b)
+			if err := os.Rename(names[0]+".new", names[0]); err != nil {
+				r.t.Fatal(err)
+			}
+		}, true},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			r := newRig(t)
+			ref := r.put(egressFor("api.github.com", "/orgs/"))
+			p := r.show(r.desk("ann@host"), ref)
+			tt.after(r)
+			before := read(t, r.routes)
+			_, err := r.desk("ann@host").Approve(t.Context(), ref, Decision{Digest: p.Digest, Accept: p.Dangers()})
+			if !tt.stale {
+				if err != nil || r.response(ref) == nil {
+					t.Errorf("approving: %v, want it approved", err)
+				}
+				return
+			}
+			stale, ok := errors.AsType[*StaleError](err)
+			if !ok {
+				t.Fatalf("approving: %v, want stale", err)
+			}
+			if stale.Preview.Digest == p.Digest || stale.Preview.Digest == "" {
+				t.Errorf("the new preview has digest %q, as the old one", stale.Preview.Digest)
+			}
+			if r.response(ref) != nil || string(read(t, r.routes)) != string(before) {
+				t.Error("a stale decision changed something")
+			}
+			if rec, err := r.desk("x").store.record(ref); rec != nil || err != nil {
+				t.Errorf("a stale decision left the record %+v, %v", rec, err)
+			}
+			// Deciding on the new preview works.
+			if _, err := r.desk("ann@host").Approve(t.Context(), ref, Decision{Digest: stale.Preview.Digest, Accept: stale.Preview.Dangers()}); err != nil {
+				t.Errorf("approving the new preview: %v", err)
+			}
+		})
+	}
+}
+
+func (r *rig) write(path, data string) {
+	r.t.Helper()
+	if err := os.WriteFile(path, []byte(data), 0o644); err != nil {
+		r.t.Fatal(err)
+	}
+}
+
+func TestDangersMustBeAccepted(t *testing.T) {
+	r := newRig(t)
+	d := r.desk("ann@host")
+	ref := r.put(egressFor("api.github.com")) // widens a scoped host
+	p := r.show(d, ref)
+	if !p.Danger || len(p.Dangers()) == 0 {
+		t.Fatalf("widening raises %v, want a danger", p.Findings)
+	}
+	_, err := d.Approve(t.Context(), ref, Decision{Digest: p.Digest, Accept: []string{"something-else"}})
+	de, ok := errors.AsType[*DangerError](err)
+	if !ok || len(de.Findings) != len(p.Dangers()) {
+		t.Fatalf("approving without accepting: %v, want a DangerError", err)
+	}
+	r.wantRoutes(baseRoutes)
+	if _, err := d.Approve(t.Context(), ref, Decision{Digest: p.Digest, Accept: p.Dangers()}); err != nil {
+		t.Fatal(err)
+	}
+	for e, err := range d.History(t.Context(), HistoryFilter{ID: ref.ID, Event: EventDecided}) {
+		if err != nil || !slices.Equal(e.Accepted, p.Dangers()) {
+			t.Errorf("the ledger has accepted %v, %v, want %v", e.Accepted, err, p.Dangers())
+		}
+	}
+}
+
+// A proxy that does not take the new table: everything is as before, and the operator can try again.
+func TestFailedApplyIsPutBackAndOpenAgain(t *testing.T) {
+	r := newRig(t)
+	r.verify = 50 * time.Millisecond
+	r.proxy.freeze(t)
+	d := r.desk("ann@host")
+	ref := r.put(egressFor("registry.npmjs.org", "/"))
+	_, err := r.approve(d, ref)
+	if _, ok := errors.AsType[*apply.Failure](err); !ok {
+		t.Fatalf("approving with a deaf proxy: %v, want an apply.Failure", err)
+	}
+	r.wantRoutes(baseRoutes)
+	if resp := r.response(ref); resp != nil {
+		t.Errorf("the agent was answered: %+v", resp)
+	}
+	it := r.items(d)
+	if len(it) != 1 || it[0].State != Failed || it[0].Error == "" {
+		t.Fatalf("inbox = %+v, want the proposal failed, with why", it)
+	}
+	r.proxy.thaw()
+	r.verify = 0
+	if _, err := r.approve(r.desk("bob@host"), ref); err != nil {
+		t.Fatalf("approving again: %v", err)
+	}
+	if ev := r.events(d, ref); !slices.Equal(ev, []string{EventDecided, EventFailed, EventDecided, EventApplied}) {
+		t.Errorf("ledger has %v", ev)
+	}
+	rec, err := d.store.record(ref)
+	if err != nil || rec.Attempt != 2 || rec.By != "bob@host" {
+		t.Errorf("record = %+v, %v", rec, err)
+	}
+	r.audit(d)
+}
+
+func TestModify(t *testing.T) {
+	r := newRig(t)
+	d := r.desk("ann@host")
+	ref := r.put(egressFor("registry.npmjs.org"))
+	for _, bad := range []string{"", "not json", `{"host":"a.example","extra":1}`, `{"host":"https://a.example"}`} {
+		if _, err := d.Show(t.Context(), ref, &bad); !isEdit(err) {
+			t.Errorf("editing to %q: %v, want an EditError", bad, err)
+		}
+	}
+	same := ` { "host" : "REGISTRY.npmjs.org" } `
+	p, err := d.Show(t.Context(), ref, &same)
+	if err != nil || p.Edited != "" {
+		t.Errorf("an edit that says the same: edited %q, %v, want none", p.Edited, err)
+	}
+	edit := `{"host":"registry.npmjs.org","path_allowlist":["/left-pad"]}`
+	p, err = d.Show(t.Context(), ref, &edit)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if q := r.show(d, ref); q.Digest == p.Digest {
+		t.Error("the edit has the digest of what was proposed")
+	}
+	if _, err := d.Approve(t.Context(), ref, Decision{Digest: p.Digest, Accept: p.Dangers()}); !errors.As(err, new(*StaleError)) {
+		t.Errorf("approving the original with the edit's digest: %v, want stale", err)
+	}
+	res, err := d.Approve(t.Context(), ref, Decision{Digest: p.Digest, Accept: p.Dangers(), File: &edit})
+	if err != nil || res.Status != queue.Modified {
+		t.Fatalf("approving the edit = %+v, %v", res, err)
+	}
+	want := "{\n  \"host\": \"registry.npmjs.org\",\n  \"path_allowlist\": [\n    \"/left-pad\"\n  ]\n}\n"
+	if got := r.response(ref); got.FinalFile != want || got.Status != queue.Modified {
+		t.Errorf("response = %+v, want modified with final file %q", got, want)
+	}
+	if b := read(t, r.routes); !contains(b, "/left-pad") {
+		t.Errorf("what was applied is not the edit:\n%s", b)
+	}
+}
+
+func isEdit(err error) bool { _, ok := errors.AsType[*EditError](err); return ok }
+
+func TestMalformedCanOnlyBeRejected(t *testing.T) {
+	r := newRig(t)
+	d := r.desk("ann@host")
+	for _, file := range []string{"{}", `{"host":"a.example\u001b[31m"}`, `{"host":"a.example","host":"b.example"}`, "\x00"} {
+		ref := r.putRaw(payload.Egress, file, "x")
+		p := r.show(d, ref)
+		if p.State != Bad || p.Blocked == "" || strings.ContainsAny(p.Blocked+p.Error, "\x1b\x00") {
+			t.Errorf("%q: state %s, blocked %q, want bad and escaped", file, p.State, p.Blocked)
+		}
+		if _, err := d.Approve(t.Context(), ref, Decision{Digest: p.Digest}); !errors.Is(err, ErrBlocked) {
+			t.Errorf("%q: approving: %v, want ErrBlocked", file, err)
+		}
+		if _, err := d.Reject(t.Context(), ref, "malformed"); err != nil {
+			t.Errorf("%q: rejecting: %v", file, err)
+		}
+		if got := r.response(ref); got == nil || got.Status != queue.Rejected {
+			t.Errorf("%q: response = %+v", file, got)
+		}
+	}
+	r.wantRoutes(baseRoutes)
+}
+
+func TestUnmanaged(t *testing.T) {
+	r := newRig(t)
+	r.cfg.Egress = nil
+	d := r.desk("ann@host")
+	ref := r.put(egressFor("registry.npmjs.org"))
+	p := r.show(d, ref)
+	if _, err := d.Approve(t.Context(), ref, Decision{Digest: p.Digest, Accept: p.Dangers()}); !errors.As(err, new(*UnmanagedError)) {
+		t.Fatalf("approving: %v, want an UnmanagedError", err)
+	}
+	res, err := d.Approve(t.Context(), ref, Decision{Digest: p.Digest, Accept: p.Dangers(), Unmanaged: true})
+	if err != nil || res.Outcome != queue.Unverified {
+		t.Fatalf("approving as done by hand = %+v, %v, want unverified", res, err)
+	}
+	if got := r.response(ref); got.Outcome != queue.Unverified {
+		t.Errorf("response = %+v", got)
+	}
+}
+
+func TestReject(t *testing.T) {
+	r := newRig(t)
+	d := r.desk("ann@host")
+	ref := r.put(egressFor("registry.npmjs.org"))
+	if _, err := d.Reject(t.Context(), ref, "use the mirror\n\"quoted\" ü"); err != nil {
+		t.Fatal(err)
+	}
+	if got := r.response(ref); got.Status != queue.Rejected || got.Notes != "use the mirror\n\"quoted\" ü" {
+		t.Errorf("response = %+v, want the notes as typed", got)
+	}
+	r.wantRoutes(baseRoutes)
+	// The same question again shows what was decided before.
+	again := r.put(egressFor("registry.npmjs.ORG"))
+	it := r.items(d)
+	if len(it) != 1 || it[0].ID != again.ID || it[0].Retry == nil || it[0].Retry.ID != ref.ID || it[0].Retry.Status != queue.Rejected {
+		t.Errorf("inbox = %+v, want a retry of %s", it, ref)
+	}
+	if _, err := d.Dismiss(t.Context(), again); err != nil {
+		t.Fatal(err)
+	}
+	if got := r.response(again); got.Notes != DismissNotes {
+		t.Errorf("dismissed with %q, want %q", got.Notes, DismissNotes)
+	}
+	if _, err := d.Dismiss(t.Context(), again, Ref{"web", queue.NewID()}); !errors.Is(err, ErrNotFound) || !isDecided(err, "ann@host") {
+		t.Errorf("dismissing a decided and an unknown one: %v, want both errors", err)
+	}
+}
+
+// Another program's answer is final: before we decide, and between our applying and our answering.
+func TestForeign(t *testing.T) {
+	t.Run("before", func(t *testing.T) {
+		r := newRig(t)
+		d := r.desk("ann@host")
+		ref := r.put(egressFor("registry.npmjs.org"))
+		p := r.show(d, ref)
+		r.respond(ref, queue.Rejected, "no")
+		if _, err := d.Approve(t.Context(), ref, Decision{Digest: p.Digest, Accept: p.Dangers()}); !isDecided(err, "") {
+			t.Errorf("approving: %v, want decided by another program", err)
+		}
+		r.wantRoutes(baseRoutes)
+		if ev := r.events(d, ref); !slices.Equal(ev, []string{EventForeign}) {
+			t.Errorf("ledger has %v", ev)
+		}
+	})
+	t.Run("seen in the inbox", func(t *testing.T) {
+		r := newRig(t)
+		d := r.desk("ann@host")
+		ref := r.put(egressFor("registry.npmjs.org"))
+		r.respond(ref, queue.Approved, "")
+		for range 3 {
+			if it := r.items(d); len(it) != 0 {
+				t.Errorf("inbox = %+v", it)
+			}
+		}
+		if ev := r.events(d, ref); !slices.Equal(ev, []string{EventForeign}) {
+			t.Errorf("ledger has %v, want it once", ev)
+		}
+	})
+	t.Run("while we apply", func(t *testing.T) {
+		r := newRig(t)
+		ref := r.put(egressFor("registry.npmjs.org"))
+		d := r.desk("ann@host")
+		r.step = func(name string) error {
+			if name == "respond" {
+				r.respond(ref, queue.Rejected, "no")
+			}
+			return nil
+		}
+		_, err := r.approve(d, ref)
+		if !isDecided(err, "") {
+			t.Errorf("approving: %v, want decided by another program", err)
+		}
+		r.wantRoutes(baseRoutes)
+		if ev := r.events(d, ref); !slices.Equal(ev, []string{EventDecided, EventApplied, EventForeign}) {
+			t.Errorf("ledger has %v", ev)
+		}
+		if got := r.response(ref); got.Status != queue.Rejected || got.Notes != "no" {
+			t.Errorf("response = %+v, want the other's", got)
+		}
+		if left, _ := d.store.unfinished(); len(left) != 0 {
+			t.Errorf("unfinished: %v", left)
+		}
+	})
+}
+
+func TestTwoOperators(t *testing.T) {
+	r := newRig(t)
+	for round := range 100 {
+		ref := r.put(egressFor(fmt.Sprintf("h%d.example.com", round), "/x"))
+		desks := []*Desk{r.desk("ann@host"), r.desk("bob@host")}
+		errs := make([]error, 2)
+		digest := r.show(desks[0], ref)
+		var wg sync.WaitGroup
+		for i, d := range desks {
+			wg.Go(func() {
+				_, errs[i] = d.Approve(t.Context(), ref, Decision{Digest: digest.Digest, Accept: digest.Dangers()})
+			})
+		}
+		wg.Wait()
+		won := slices.IndexFunc(errs, func(err error) bool { return err == nil })
+		if won < 0 || !isDecided(errs[1-won], desks[won].opts.By) {
+			t.Fatalf("round %d: %v, want one to win and the other to learn who", round, errs)
+		}
+		if ev := r.events(desks[0], ref); !slices.Equal(ev, []string{EventDecided, EventApplied}) {
+			t.Fatalf("round %d: ledger has %v, want one apply", round, ev)
+		}
+		if n := strings.Count(string(read(t, r.routes)), fmt.Sprintf("h%d.example.com", round)); n != 1 {
+			t.Fatalf("round %d: the route is there %d times", round, n)
+		}
+		if err := r.box.Archive(t.Context(), ref.ID); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r.audit(r.desk("ann@host"))
+}
+
+// checkRecovered says what must hold whenever a decision was interrupted, wherever that was.
+func checkRecovered(t *testing.T, r *rig, ref Ref, where string) {
+	t.Helper()
+	d := r.desk("eve@host")
+	if _, err := d.Recover(t.Context()); err != nil {
+		t.Fatalf("%s: recovering: %v", where, err)
+	}
+	rec, err := d.store.record(ref)
+	if err != nil {
+		t.Fatalf("%s: %v", where, err)
+	}
+	resp, file := r.response(ref), string(read(t, r.routes))
+	switch {
+	case rec.open():
+		if resp != nil || file != baseRoutes {
+			t.Fatalf("%s: open again, but response = %+v and routes.yaml is\n%s", where, resp, file)
+		}
+		if n := len(r.items(d)); n != 1 {
+			t.Fatalf("%s: open again, but the inbox has %d items", where, n)
+		}
+		if _, err := r.approve(d, ref); err != nil {
+			t.Fatalf("%s: approving again: %v", where, err)
+		}
+	case rec.State == Answered:
+		if resp == nil || resp.Status != queue.Approved || resp.Outcome != queue.Live || !strings.Contains(file, "registry.npmjs.org") {
+			t.Fatalf("%s: answered, but response = %+v and routes.yaml is\n%s", where, resp, file)
+		}
+	default:
+		t.Fatalf("%s: state %s after recovery", where, rec.State)
+	}
+	if resp := r.response(ref); resp == nil || resp.Status != queue.Approved {
+		t.Fatalf("%s: in the end response = %+v", where, resp)
+	}
+	if n := strings.Count(string(read(t, r.routes)), "registry.npmjs.org"); n != 1 {
+		t.Fatalf("%s: the route is there %d times", where, n)
+	}
+	ev := r.events(d, ref)
+	if ev[len(ev)-1] != EventApplied || ev[0] != EventDecided {
+		t.Fatalf("%s: ledger has %v", where, ev)
+	}
+	for i, e := range ev { // decided, then failed or applied, in turn
+		if (i%2 == 0) != (e == EventDecided) {
+			t.Fatalf("%s: ledger has %v", where, ev)
+		}
+	}
+	r.audit(d)
+	if left, err := d.store.unfinished(); err != nil || len(left) != 0 {
+		t.Fatalf("%s: unfinished: %v, %v", where, left, err)
+	}
+}
+
+// TestCrashAtEveryStep ends approving before each durable step, once without and once with the steps of recovery
+// failing in turn too.
+func TestCrashAtEveryStep(t *testing.T) {
+	var steps []string
+	for n := 1; ; n++ {
+		r := newRig(t)
+		ref := r.put(egressFor("registry.npmjs.org", "/"))
+		d := r.desk("ann@host")
+		p := r.show(d, ref)
+		var names []string
+		r.step = crashAt(n, &names)
+		_, err := d.Approve(t.Context(), ref, Decision{Digest: p.Digest, Accept: p.Dangers()})
+		where := fmt.Sprintf("crash at step %d of %q", n, names)
+		if err == nil && len(names) < n {
+			steps = names
+			break
+		}
+		if n > 60 {
+			t.Fatal("approving takes more than 60 steps")
+		}
+		r.step = nil
+		checkRecovered(t, r, ref, where)
+	}
+	if len(steps) < 10 {
+		t.Errorf("only %d steps were interrupted: %q", len(steps), steps)
+	}
+	t.Logf("%d steps: %q", len(steps), steps)
+	for n := 1; n <= len(steps); n++ { // crash again while recovering
+		for m := 1; m <= 12; m++ {
+			r := newRig(t)
+			ref := r.put(egressFor("registry.npmjs.org", "/"))
+			d := r.desk("ann@host")
+			p := r.show(d, ref)
+			r.step = crashAt(n, nil)
+			_, _ = d.Approve(t.Context(), ref, Decision{Digest: p.Digest, Accept: p.Dangers()})
+			var again []string
+			r.step = crashAt(m, &again)
+			_, _ = r.desk("dan@host").Recover(t.Context())
+			done := len(again) < m
+			r.step = nil
+			checkRecovered(t, r, ref, fmt.Sprintf("crash at step %d (%s), then at %d of recovery %q", n, steps[n-1], m, again))
+			if done {
+				break
+			}
+		}
+	}
+}
+
+// TestKilledAtEveryStep is the same with a real process and a real SIGKILL, where nothing deferred runs.
+func TestKilledAtEveryStep(t *testing.T) {
+	if n := os.Getenv("OPERATOR_TEST_KILL_AT"); n != "" {
+		killedChild(t, n)
+		return
+	}
+	for n := 1; ; n++ {
+		r := newRig(t)
+		ref := r.put(egressFor("registry.npmjs.org", "/"))
+		cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestKilledAtEveryStep$")
+		cmd.Env = append(os.Environ(), "OPERATOR_TEST_KILL_AT="+strconv.Itoa(n), "OPERATOR_TEST_ROOT="+r.root, "OPERATOR_TEST_ROUTES="+r.routes, "OPERATOR_TEST_URL="+r.proxy.URL, "OPERATOR_TEST_ID="+string(ref.ID))
+		out, err := cmd.CombinedOutput()
+		if err == nil {
+			if n < 10 {
+				t.Errorf("the child finished at step %d: it was never killed late", n)
+			}
+			break
+		}
+		if ws, ok := cmd.ProcessState.Sys().(syscall.WaitStatus); !ok || !ws.Signaled() || ws.Signal() != syscall.SIGKILL {
+			t.Fatalf("kill at %d: the child ended with %v:\n%s", n, err, out)
+		}
+		checkRecovered(t, r, ref, fmt.Sprintf("killed at step %d", n))
+	}
+}
+
+func killedChild(t *testing.T, at string) {
+	n, err := strconv.Atoi(at)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := &rig{t: t, root: os.Getenv("OPERATOR_TEST_ROOT"), routes: os.Getenv("OPERATOR_TEST_ROUTES")}
+	r.cfg.Egress = newEgress(r.routes, os.Getenv("OPERATOR_TEST_URL"))
+	r.openInbox()
+	d := r.desk("ann@host")
+	ref := Ref{"web", queue.ID(os.Getenv("OPERATOR_TEST_ID"))}
+	p := r.show(d, ref)
+	r.step = func(string) error {
+		if n--; n == 0 {
+			_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
+			select {}
+		}
+		return nil
+	}
+	if _, err := d.Approve(t.Context(), ref, Decision{Digest: p.Digest, Accept: p.Dangers()}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Somebody edits the file after we were interrupted: nothing is touched, and a person is asked.
+func TestStuck(t *testing.T) {
+	r := newRig(t)
+	ref := r.put(egressFor("registry.npmjs.org", "/"))
+	other := r.put(egressFor("a.example.com"))
+	d := r.desk("ann@host")
+	p := r.show(d, ref)
+	r.step = func(name string) error {
+		if name == "egress.verify" || name == "record failed" || name == "ledger failed" {
+			return errCrash
+		}
+		return nil
+	}
+	if _, err := d.Approve(t.Context(), ref, Decision{Digest: p.Digest, Accept: p.Dangers()}); !errors.Is(err, errCrash) {
+		t.Fatalf("approving: %v, want it interrupted", err)
+	}
+	r.step = nil
+	edited := string(read(t, r.routes)) + "# and I was here\n"
+	r.write(r.routes, edited)
+	done, err := d.Recover(t.Context())
+	if err != nil || len(done) != 1 || done[0].State != RecordStuck {
+		t.Fatalf("Recover = %+v, %v, want it stuck", done, err)
+	}
+	r.wantRoutes(edited)
+	it := r.items(d)
+	if len(it) != 2 || it[0].ID != ref.ID || it[0].State != Stuck || it[1].ID != other.ID {
+		t.Fatalf("inbox = %+v, want the stuck one first", it)
+	}
+	// The file has the route already, by our own hand or another's: approving again answers.
+	res, err := r.approve(d, ref)
+	if err != nil || res.Outcome != queue.Unchanged {
+		t.Errorf("approving again = %+v, %v, want unchanged", res, err)
+	}
+	r.wantRoutes(edited)
+}
+
+func TestUndo(t *testing.T) {
+	r := newRig(t)
+	d := r.desk("ann@host")
+	ref := r.put(egressFor("registry.npmjs.org", "/"))
+	if _, err := d.Undo(t.Context(), ref, nil); !errors.Is(err, ErrNotUndoable) {
+		t.Errorf("undoing an open one: %v", err)
+	}
+	if _, err := r.approve(d, ref); err != nil {
+		t.Fatal(err)
+	}
+	r.write(r.routes, string(read(t, r.routes))+"  - host: later.example.com\n") // meanwhile
+	if _, err := d.Undo(t.Context(), ref, nil); err != nil {
+		t.Fatal(err)
+	}
+	r.wantRoutes(baseRoutes + "  - host: later.example.com\n")
+	if _, err := d.Undo(t.Context(), ref, nil); !errors.Is(err, ErrNotUndoable) {
+		t.Errorf("undoing twice: %v", err)
+	}
+	if ev := r.events(d, ref); !slices.Equal(ev, []string{EventDecided, EventApplied, EventUndone}) {
+		t.Errorf("ledger has %v", ev)
+	}
+	r.audit(d)
+
+	ref = r.put(egressFor("registry.npmjs.org", "/"))
+	if _, err := r.approve(d, ref); err != nil {
+		t.Fatal(err)
+	}
+	edited := strings.Replace(string(read(t, r.routes)), "registry.npmjs.org", "REGISTRY.npmjs.org", 1)
+	edited = strings.Replace(edited, "later.example.com", "much-later.example.com", 1)
+	edited = strings.Replace(edited, `"/"`, `"/x"`, 1)
+	edited = strings.Replace(edited, "- /\n", "- /x\n", 1)
+	r.write(r.routes, edited)
+	if _, err := d.Undo(t.Context(), ref, nil); err == nil {
+		t.Error("an entry that somebody edited was undone")
+	}
+	r.wantRoutes(edited)
+
+	no := r.put(egressFor("b.example.com"))
+	if _, err := d.Reject(t.Context(), no, ""); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := d.Undo(t.Context(), no, nil); !errors.Is(err, ErrNotUndoable) {
+		t.Errorf("undoing a rejection: %v", err)
+	}
+}
+
+// The agent that waits runs in what replace ends: it must have its answer first.
+func TestCapability(t *testing.T) {
+	r := newRig(t)
+	ran := filepath.Join(r.root, "ran")
+	log := func(word string) []string { return []string{"sh", "-c", "echo " + word + " >> " + ran} }
+	r.cfg.Capability.Build, r.cfg.Capability.Replace = log("build"), log("replace")
+	d := r.desk("ann@host")
+	p, err := payload.NewCapability("FROM debian:12\nRUN true\nRUN apt-get install -y jq\n")
+	ref := r.put(p, err)
+	delivered := make(chan error, 1)
+	go func() {
+		_, err := r.box.Wait(t.Context(), ref.ID)
+		if b, rerr := os.ReadFile(ran); rerr != nil || string(b) != "build\n" {
+			err = errors.Join(err, fmt.Errorf("when the answer came %q had run: %v", b, rerr))
+		}
+		delivered <- errors.Join(err, r.box.Archive(t.Context(), ref.ID))
+	}()
+	res, err := r.approve(d, ref)
+	if err != nil || res.Outcome != queue.Live {
+		t.Fatalf("approving = %+v, %v, want live", res, err)
+	}
+	if err := <-delivered; err != nil {
+		t.Error(err)
+	}
+	if got := string(read(t, ran)); got != "build\nreplace\n" {
+		t.Errorf("ran %q, want build, then replace", got)
+	}
+	if left, _ := d.store.unfinished(); len(left) != 0 {
+		t.Errorf("unfinished: %v", left)
+	}
+	if _, err := d.Undo(t.Context(), ref, nil); err != nil {
+		t.Fatal(err)
+	}
+	if got := string(read(t, r.docker)); got != "FROM debian:12\nRUN true\n" {
+		t.Errorf("after undo the Dockerfile is %q", got)
+	}
+
+	r.cfg.Capability.Build = []string{"sh", "-c", "echo broken >&2; exit 3"}
+	ref = r.put(p, nil)
+	var progress strings.Builder
+	pre := r.show(d, ref)
+	_, err = d.Approve(t.Context(), ref, Decision{Digest: pre.Digest, Accept: pre.Dangers(), Progress: &progress})
+	if f, ok := errors.AsType[*apply.Failure](err); !ok || f.Step != "build" {
+		t.Errorf("approving what does not build: %v, want a build failure", err)
+	}
+	if !strings.Contains(progress.String(), "broken") {
+		t.Errorf("the build's output did not reach the operator: %q", progress.String())
+	}
+	if got := string(read(t, r.docker)); got != "FROM debian:12\nRUN true\n" {
+		t.Errorf("after a failed build the Dockerfile is %q", got)
+	}
+}
+
+func TestFind(t *testing.T) {
+	r := newRig(t)
+	d := r.desk("ann@host")
+	a := r.put(egressFor("a.example.com"))
+	b := r.put(egressFor("b.example.com"))
+	common := 0
+	for a.ID[common] == b.ID[common] {
+		common++
+	}
+	if got, err := d.Find(t.Context(), string(a.ID[:common+1])); err != nil || got != a {
+		t.Errorf("Find of the shortest unique prefix = %v, %v", got, err)
+	}
+	if got, err := d.Find(t.Context(), "web/"+strings.ToUpper(string(b.ID))); err != nil || got != b {
+		t.Errorf("Find of BOTTLE/ID = %v, %v", got, err)
+	}
+	_, err := d.Find(t.Context(), string(a.ID[:max(4, common)]))
+	if amb, ok := errors.AsType[*AmbiguousError](err); !ok || len(amb.Refs) != 2 {
+		t.Errorf("Find of a common prefix: %v, want ambiguous with both", err)
+	}
+	for _, bad := range []string{"", "abc", "../../etc", "nope/" + string(a.ID), "web/../" + string(a.ID), "zzzzzzzz", "0000\x1b[31m", "00000000"} {
+		if ref, err := d.Find(t.Context(), bad); !errors.Is(err, ErrNotFound) {
+			t.Errorf("Find(%q) = %v, %v, want not found", bad, ref, err)
+		} else if strings.Contains(err.Error(), "\x1b") {
+			t.Errorf("Find(%q) says it raw: %q", bad, err)
+		}
+	}
+	if _, err := d.Reject(t.Context(), a, ""); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.box.Archive(t.Context(), a.ID); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := d.Find(t.Context(), string(a.ID[:common+1])); err != nil || got != a {
+		t.Errorf("Find of a decided one = %v, %v", got, err)
+	}
+	if got, err := d.Find(t.Context(), string(a.ID[:max(4, common)])); err != nil || got != b {
+		t.Errorf("Find of a prefix that one open proposal has = %v, %v, want the open one", got, err)
+	}
+}
+
+// What is wrong in one mailbox is reported, and in nobody's way.
+func TestSnapshotOfHostileMailboxes(t *testing.T) {
+	r := newRig(t)
+	ref := r.put(egressFor("a.example.com"))
+	evil := filepath.Join(r.root, "evil")
+	if err := os.Mkdir(evil, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	proposal := read(t, filepath.Join(r.root, "web", string(ref.ID)+".proposal.json"))
+	for name, data := range map[string]string{
+		string(queue.NewID()) + ".proposal.json": string(proposal), // another's slug and id
+		string(queue.NewID()) + ".proposal.json": "{",
+		"\x1b]52;c;aGk=\x07.proposal.json":       "{}",
+	} {
+		r.write(filepath.Join(evil, name), data)
+	}
+	if err := os.Symlink(r.routes, filepath.Join(evil, string(queue.NewID())+".proposal.json")); err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Mkfifo(filepath.Join(evil, string(queue.NewID())+".proposal.json"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(filepath.Join(r.root, "web"), filepath.Join(r.root, "link")); err != nil {
+		t.Fatal(err)
+	}
+	s, err := r.desk("ann@host").Snapshot(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(s.Items) != 1 || s.Items[0].Ref != ref {
+		t.Errorf("items = %+v, want the one of web", s.Items)
+	}
+	if len(s.Problems) < 4 {
+		t.Errorf("%d problems, want one for each bad file: %+v", len(s.Problems), s.Problems)
+	}
+	for _, p := range s.Problems {
+		if p.Bottle != "evil" || strings.ContainsAny(p.Name.String()+p.Text.String(), "\x1b\x07") {
+			t.Errorf("problem %+v", p)
+		}
+	}
+}
+
+func TestAbandonedFoldsAway(t *testing.T) {
+	r := newRig(t)
+	old := r.put(egressFor("a.example.com"))
+	path := filepath.Join(r.root, "web", string(old.ID)+".proposal.json")
+	ago := time.Now().Add(-80 * time.Hour)
+	if err := os.Chtimes(path, ago, ago); err != nil {
+		t.Fatal(err)
+	}
+	r.openInbox() // ages start from the file's time
+	young := r.put(egressFor("b.example.com"))
+	it := r.items(r.desk("ann@host"))
+	if len(it) != 2 || it[0].Ref != young || it[0].Abandoned || it[1].Ref != old || !it[1].Abandoned {
+		t.Errorf("inbox = %+v, want the young one, then the abandoned one", it)
+	}
+	// Somebody who was seen waiting an hour ago has not abandoned it.
+	d := r.desk("ann@host")
+	d.store.saw("web", []queue.ID{old.ID}, nil)
+	if it := r.items(d); it[0].Ref != old || it[0].Abandoned {
+		t.Errorf("inbox = %+v, want the old one first, since it was waited for", it)
+	}
+}
