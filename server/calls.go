@@ -1,0 +1,101 @@
+package server
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"strings"
+
+	"github.com/modelcontextprotocol/go-sdk/jsonrpc"
+	"github.com/modelcontextprotocol/go-sdk/mcp"
+
+	"github.com/bot-bottle/supervise/internal/safetext"
+	"github.com/bot-bottle/supervise/tools"
+)
+
+// keyHeader carries an exchange's key from the HTTP layer to the receiving middleware: on a session the context
+// of a call is that of the POST that initialized it, but the headers are the call's own.
+const keyHeader = "Supervise-Exchange"
+
+// codeTooManySessions is the JSON-RPC error code of an initialize past the limit, from the range left to servers.
+const codeTooManySessions = -32050
+
+func (s *Server) receive(next mcp.MethodHandler) mcp.MethodHandler {
+	return func(ctx context.Context, method string, req mcp.Request) (mcp.Result, error) {
+		switch method {
+		case "tools/call":
+			return s.call(ctx, method, req, next)
+		case "initialize":
+			return s.initialize(ctx, method, req, next)
+		}
+		return next(ctx, method, req)
+	}
+}
+
+func exchangeKey(req mcp.Request) string {
+	if extra := req.GetExtra(); extra != nil {
+		return extra.Header.Get(keyHeader)
+	}
+	return ""
+}
+
+// call joins a tool call's context to its connection and to the server's lifetime.
+func (s *Server) call(ctx context.Context, method string, req mcp.Request, next mcp.MethodHandler) (mcp.Result, error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	e, c := s.calls.begin(exchangeKey(req), cancel)
+	if e == nil {
+		return nil, errHungUp
+	}
+	defer s.calls.finish(e, c)
+	defer context.AfterFunc(s.life, func() { cancel(context.Cause(s.life)) })()
+
+	ss, _ := req.GetSession().(*mcp.ServerSession)
+	return next(tools.WithCall(ctx, &tools.Call{
+		Client:      client(ss, req),
+		Session:     ss.ID(),
+		OnDelivered: func(f func()) { s.calls.onDelivered(e, f) },
+		Holding:     e.post.hold,
+	}), method, req)
+}
+
+// client names the caller: clientInfo's name (of initialize, or since 2026-07-28 of the request), else the first
+// product of the User-Agent.
+func client(ss *mcp.ServerSession, req mcp.Request) string {
+	if p := ss.InitializeParams(); p != nil && p.ClientInfo != nil && p.ClientInfo.Name != "" {
+		return p.ClientInfo.Name
+	}
+	product, _, _ := strings.Cut(req.GetExtra().Header.Get("User-Agent"), " ")
+	name, _, _ := strings.Cut(product, "/")
+	return name
+}
+
+// initialize counts the session before it comes to be.
+func (s *Server) initialize(ctx context.Context, method string, req mcp.Request, next mcp.MethodHandler) (mcp.Result, error) {
+	ss, _ := req.GetSession().(*mcp.ServerSession)
+	id := ss.ID()
+	if id == "" {
+		return next(ctx, method, req)
+	}
+	e := s.calls.exchange(exchangeKey(req))
+	if e == nil {
+		return nil, errHungUp
+	}
+	if !s.calls.open(e, id) {
+		s.log.Warn("session refused: too many are open", "sessions", s.opts.MaxSessions)
+		return nil, &jsonrpc.Error{
+			Code:    codeTooManySessions,
+			Message: fmt.Sprintf("%d sessions are open and none is idle: end one with DELETE, or try again later", s.opts.MaxSessions),
+		}
+	}
+	res, err := next(ctx, method, req)
+	if err != nil {
+		return nil, err // the SDK closes the session; serveMCP forgets it then
+	}
+	name, version := client(ss, req), ""
+	if p := ss.InitializeParams(); p != nil && p.ClientInfo != nil {
+		version = p.ClientInfo.Version
+	}
+	s.log.Info("client connected", "client", safetext.Line(cmp.Or(name, "unknown"), 40), "version", safetext.Line(version, 20))
+	return res, nil
+}

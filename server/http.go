@@ -1,0 +1,266 @@
+package server
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/subtle"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/modelcontextprotocol/go-sdk/jsonrpc"
+	"github.com/modelcontextprotocol/go-sdk/mcp"
+
+	"github.com/bot-bottle/supervise/internal/safetext"
+)
+
+const (
+	sessionHeader = "Mcp-Session-Id"
+	versionHeader = "MCP-Protocol-Version"
+	eventHeader   = "Last-Event-ID"
+)
+
+// ServeHTTP is the whole HTTP surface: POST to any path is MCP; so are GET for an event stream, and DELETE, of a
+// session; /health and /ready; nothing else.
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	s.requests.Add(1)
+	defer s.requests.Done()
+	// A body comes within its time or the connection goes. net/http clears the deadline before the next request.
+	rc := http.NewResponseController(w)
+	rc.SetReadDeadline(time.Now().Add(s.opts.Timings.ReadBody)) // an error means that there is no connection, as in a test
+	w.Header().Set("X-Content-Type-Options", "nosniff")
+
+	if wrong := s.hosts.check(r); wrong != "" {
+		s.log.Warn("refused: unknown Host or Origin", "host", safetext.Line(r.Host, 100))
+		http.Error(w, wrong, http.StatusForbidden)
+		return
+	}
+	isGet := r.Method == http.MethodGet
+	switch {
+	case isGet && r.URL.Path == "/health":
+		io.WriteString(w, "ok\n")
+		return
+	case isGet && r.URL.Path == "/ready":
+		s.ready(w)
+		return
+	}
+	if !s.authorized(r) {
+		w.Header().Set("WWW-Authenticate", `Bearer realm="supervise"`)
+		http.Error(w, "send 'Authorization: Bearer TOKEN' with the token that the sidecar has as SUPERVISE_TOKEN", http.StatusUnauthorized)
+		return
+	}
+	hasSession := r.Header.Get(sessionHeader) != ""
+	switch {
+	case r.Method == http.MethodPost,
+		isGet && (hasSession || acceptsEvents(r)),
+		r.Method == http.MethodDelete && hasSession:
+		s.serveMCP(w, r, rc)
+	case isGet:
+		w.Header().Set("Allow", "POST")
+		http.Error(w, "use POST for MCP requests", http.StatusMethodNotAllowed)
+	default:
+		w.Header().Set("Allow", "POST, GET, DELETE")
+		http.Error(w, "use POST for MCP requests, and DELETE only with "+sessionHeader, http.StatusMethodNotAllowed)
+	}
+}
+
+func acceptsEvents(r *http.Request) bool {
+	return slices.ContainsFunc(r.Header.Values("Accept"), func(v string) bool {
+		return strings.Contains(strings.ToLower(v), "text/event-stream")
+	})
+}
+
+func (s *Server) authorized(r *http.Request) bool {
+	if s.opts.Token == "" {
+		return true
+	}
+	scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
+	got, want := sha256.Sum256([]byte(strings.TrimSpace(token))), sha256.Sum256([]byte(s.opts.Token))
+	return subtle.ConstantTimeCompare(got[:], want[:]) == 1 && strings.EqualFold(scheme, "Bearer")
+}
+
+func (s *Server) ready(w http.ResponseWriter) {
+	var err error
+	if s.draining.Load() {
+		err = errors.New("shutting down")
+	} else if s.opts.Ready != nil {
+		err = s.opts.Ready()
+	}
+	if s.unready.Swap(err != nil) != (err != nil) {
+		s.log.Warn("readiness changed", "ready", err == nil, "err", err)
+	}
+	if err != nil {
+		http.Error(w, "not ready; the sidecar's log says why", http.StatusServiceUnavailable)
+		return
+	}
+	io.WriteString(w, "ready\n")
+}
+
+// message is what the routing needs to know of a JSON-RPC message.
+type message struct {
+	ID     json.RawMessage `json:"id"`
+	Method string          `json:"method"`
+}
+
+// peek returns the messages of a body. What is no JSON-RPC yields none: the SDK explains that.
+func peek(body []byte) []message {
+	if batch := bytes.HasPrefix(bytes.TrimLeft(body, " \t\r\n"), []byte("[")); batch {
+		var msgs []message
+		if json.Unmarshal(body, &msgs) != nil {
+			return nil
+		}
+		return msgs
+	}
+	var msg message
+	if json.Unmarshal(body, &msg) != nil {
+		return nil
+	}
+	return []message{msg}
+}
+
+// serveMCP hands a request to the right one of the SDK's handlers and looks after what the SDK does not.
+func (s *Server) serveMCP(w http.ResponseWriter, r *http.Request, rc *http.ResponseController) {
+	if s.draining.Load() {
+		w.Header().Set("Retry-After", "5")
+		http.Error(w, "shutting down; try again in a few seconds", http.StatusServiceUnavailable)
+		return
+	}
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
+	if err != nil {
+		refuseBody(w, err)
+		return
+	}
+	rc.SetReadDeadline(time.Time{}) // from here on it would end a held call
+	r.Body = io.NopCloser(bytes.NewReader(body))
+	msgs := peek(body)
+
+	version := r.Header.Get(versionHeader)
+	if version != "" && !slices.Contains(mcp.SupportedProtocolVersions(), version) {
+		refuseVersion(w, version, msgs)
+		return
+	}
+	handler := s.stateful
+	initializes := slices.ContainsFunc(msgs, func(m message) bool { return m.Method == "initialize" })
+	bare := r.Method == http.MethodPost && version == "" && r.Header.Get(sessionHeader) == ""
+	if !initializes && (newEra(version) || bare) {
+		handler = s.stateless
+		r.Header.Del(sessionHeader)
+	}
+
+	ctx, drop := context.WithCancelCause(r.Context())
+	defer drop(nil)
+	out := &stream{rw: w, rc: rc, ctx: ctx, drop: drop, beats: s.beats, within: s.opts.Timings.Write}
+	defer out.end()
+	r.Header.Del(keyHeader)
+	sessionID := r.Header.Get(sessionHeader)
+	switch r.Method {
+	case http.MethodPost:
+		s.servePost(out, r.WithContext(ctx), handler, sessionID, msgs)
+	case http.MethodGet:
+		s.serveGet(out, r.WithContext(ctx), handler, sessionID)
+	case http.MethodDelete:
+		release, cancel := context.WithTimeout(ctx, s.opts.Timings.Drain)
+		defer cancel()
+		s.calls.release(release, sessionID)
+		handler.ServeHTTP(out, r.WithContext(ctx))
+		s.calls.forget(sessionID)
+	}
+}
+
+func (s *Server) servePost(out *stream, r *http.Request, handler http.Handler, sessionID string, msgs []message) {
+	e := &exchange{key: rand.Text(), post: out}
+	owed := map[string]bool{}
+	for _, m := range msgs {
+		if m.Method != "" && len(m.ID) > 0 && string(m.ID) != "null" {
+			owed[string(m.ID)] = true
+			e.calls = e.calls || m.Method == "tools/call"
+		}
+	}
+	e.owed = len(owed)
+	out.sent = func(event, answers string) { s.calls.sent(e, event, answers) }
+	r.Header.Set(keyHeader, e.key)
+	s.calls.post(e, sessionID)
+	// Without a session the SDK's handler returns only when the call has, so a hang-up must reach the call first.
+	stop := context.AfterFunc(out.ctx, func() { s.calls.hungUp(e) })
+	defer func() {
+		stop()
+		s.calls.leave(nil, e, out.end())
+		if e.opened != "" && !s.hasSession(e.opened) {
+			s.calls.forget(e.opened)
+		}
+	}()
+	handler.ServeHTTP(out, r)
+}
+
+func (s *Server) serveGet(out *stream, r *http.Request, handler http.Handler, sessionID string) {
+	sess, e := s.calls.get(sessionID, r.Header.Get(eventHeader))
+	if e != nil {
+		out.sent = func(event, answers string) { s.calls.sent(e, event, answers) }
+	}
+	defer func() {
+		out.end()
+		s.calls.leave(sess, e, false) // a refused GET leaves the exchange as it was
+	}()
+	handler.ServeHTTP(out, r.WithContext(context.WithValue(r.Context(), resumeKey{}, out)))
+}
+
+func (s *Server) hasSession(id string) bool {
+	for ss := range s.mcp.Sessions() {
+		if ss.ID() == id {
+			return true
+		}
+	}
+	return false
+}
+
+// newEra tells whether a known version is one without sessions.
+func newEra(version string) bool {
+	known := mcp.SupportedProtocolVersions() // newest first
+	i := slices.Index(known, version)
+	return i >= 0 && i < slices.Index(known, newestStateful)
+}
+
+func refuseBody(w http.ResponseWriter, err error) {
+	w.Header().Set("Connection", "close")
+	if tooBig, ok := errors.AsType[*http.MaxBytesError](err); ok {
+		http.Error(w, fmt.Sprintf("the request's body is over %d bytes", tooBig.Limit), http.StatusRequestEntityTooLarge)
+	} else if errors.Is(err, os.ErrDeadlineExceeded) {
+		http.Error(w, "the request's body did not come in time", http.StatusRequestTimeout)
+	} else {
+		http.Error(w, "reading the request's body failed", http.StatusBadRequest)
+	}
+}
+
+// refuseVersion answers in the form from which a new client learns what to speak instead.
+func refuseVersion(w http.ResponseWriter, version string, msgs []message) {
+	supported := mcp.SupportedProtocolVersions()
+	version = safetext.Line(version, 40)
+	data, err := json.Marshal(mcp.UnsupportedProtocolVersionData{Supported: supported, Requested: version})
+	if err != nil {
+		panic(err) // plain strings
+	}
+	id := json.RawMessage("null")
+	if len(msgs) == 1 && len(msgs[0].ID) > 0 {
+		id = msgs[0].ID
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(http.StatusBadRequest)
+	json.NewEncoder(w).Encode(struct {
+		Version string          `json:"jsonrpc"`
+		ID      json.RawMessage `json:"id"`
+		Error   *jsonrpc.Error  `json:"error"`
+	}{"2.0", id, &jsonrpc.Error{
+		Code: mcp.CodeUnsupportedProtocolVersion,
+		Message: fmt.Sprintf("%s %q is not supported; use one of %s",
+			versionHeader, version, strings.Join(supported, ", ")),
+		Data: data,
+	}})
+}

@@ -1,0 +1,197 @@
+package server
+
+import (
+	"bytes"
+	"container/list"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+	"sync"
+	"time"
+)
+
+var (
+	errSlow   = errors.New("the client does not take what is written to it")
+	errClosed = errors.New("writing after the end of the request")
+)
+
+// stream is the response of one request to the SDK. It lets the heartbeat write between events, sees which events
+// went out, and never blocks for longer than a deadline.
+//
+// The SDK writes one whole event with each Write. It has no Unwrap: nothing may get round the mutex.
+type stream struct {
+	rw     http.ResponseWriter
+	rc     *http.ResponseController
+	ctx    context.Context
+	drop   context.CancelCauseFunc // ends ctx
+	beats  *wheel
+	within time.Duration // for one write
+	// sent is told of each message that went out on a live connection: the event's id, and what the message answers.
+	sent func(event, answers string)
+
+	mu        sync.Mutex // guards rw and what follows
+	committed bool       // the headers are out
+	events    bool       // it is an event stream
+	framed    bool       // the SDK writes bare JSON into an event stream
+	between   bool       // what was written last ended an event
+	over      bool       // the request has ended, or the connection is broken
+
+	due   time.Time     // guarded by beats.mu
+	place *list.Element // guarded by beats.mu
+}
+
+func (w *stream) Header() http.Header { return w.rw.Header() }
+
+func (w *stream) WriteHeader(status int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.commitLocked(status)
+}
+
+func (w *stream) commitLocked(status int) {
+	if w.over {
+		return
+	}
+	if w.committed {
+		// After the headers went out for a held call, the SDK may still choose another status and a JSON body.
+		w.framed = w.framed || w.events && status != http.StatusOK
+		return
+	}
+	w.committed = true
+	w.between = true
+	w.events = status == http.StatusOK && strings.HasPrefix(w.rw.Header().Get("Content-Type"), "text/event-stream")
+	if w.events {
+		w.rw.Header().Set("X-Accel-Buffering", "no")
+		w.beats.add(w)
+	}
+	w.rw.WriteHeader(status)
+}
+
+func (w *stream) Write(p []byte) (int, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.commitLocked(http.StatusOK)
+	if w.over {
+		return 0, errClosed
+	}
+	data := p
+	if w.framed {
+		data = fmt.Appendf(nil, "event: message\ndata: %s\n\n", bytes.TrimSpace(p))
+	}
+	if err := w.writeLocked(data, w.within); err != nil {
+		return 0, err
+	}
+	if w.ctx.Err() == nil && w.sent != nil {
+		if event, answers := parseEvent(data); event != "" || answers != "" {
+			w.sent(event, answers)
+		}
+	}
+	return len(p), nil
+}
+
+// writeLocked writes and, on an event stream, flushes: the SDK ignores the errors of its own flushes.
+func (w *stream) writeLocked(p []byte, within time.Duration) error {
+	w.rc.SetWriteDeadline(time.Now().Add(within)) // an error means that there is no connection, as in a test
+	_, err := w.rw.Write(p)
+	if err == nil && w.events {
+		err = w.flushLocked()
+	}
+	if err != nil {
+		w.over = true
+		w.drop(fmt.Errorf("%w: %w", errSlow, err))
+		return err
+	}
+	w.between = bytes.HasSuffix(p, []byte("\n\n"))
+	return nil
+}
+
+func (w *stream) flushLocked() error {
+	if err := w.rc.Flush(); err != nil && !errors.Is(err, http.ErrNotSupported) {
+		return err
+	}
+	return nil
+}
+
+// FlushError implements what [http.ResponseController] looks for.
+func (w *stream) FlushError() error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.over {
+		return errClosed
+	}
+	return w.flushLocked()
+}
+
+// hold sends the headers now, when the response is going to be an event stream.
+func (w *stream) hold() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if !w.over && !w.committed && strings.HasPrefix(w.rw.Header().Get("Content-Type"), "text/event-stream") {
+		w.commitLocked(http.StatusOK)
+		w.writeLocked([]byte(": waiting\n\n"), w.within) // a broken connection ends the request
+	}
+}
+
+// resume sends the headers of a stream that was found again. The SDK, which is about to set the same ones, sends none before
+// the next event, and that may be hours away.
+func (w *stream) resume() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if !w.over && !w.committed {
+		h := w.rw.Header()
+		h.Set("Cache-Control", "no-cache, no-transform")
+		h.Set("Content-Type", "text/event-stream")
+		h.Set("Connection", "keep-alive")
+		w.commitLocked(http.StatusOK)
+		w.writeLocked([]byte(": resumed\n\n"), w.within)
+	}
+}
+
+// beat writes a comment, unless something else is being written, which is as good.
+func (w *stream) beat(within time.Duration) {
+	if !w.mu.TryLock() {
+		return
+	}
+	defer w.mu.Unlock()
+	if !w.over && w.between {
+		w.writeLocked([]byte(":\n\n"), within)
+	}
+}
+
+// end is called when the request's handler returns; nothing is written after it. It tells whether something else than an event
+// stream was answered.
+func (w *stream) end() (final bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.over = true
+	w.beats.remove(w)
+	w.rc.SetWriteDeadline(time.Now().Add(w.within)) // for what net/http writes to end the response
+	return w.committed && !w.events
+}
+
+// parseEvent returns the id of an event and the id of the request that its message answers, each empty if there is none.
+// It reads bare JSON too.
+func parseEvent(p []byte) (event, answers string) {
+	data := p
+	if !bytes.HasPrefix(p, []byte("{")) {
+		data = nil
+		for line := range bytes.Lines(p) {
+			if v, ok := bytes.CutPrefix(line, []byte("id: ")); ok {
+				event = string(bytes.TrimSpace(v))
+			} else if v, ok := bytes.CutPrefix(line, []byte("data: ")); ok {
+				data = v
+			}
+		}
+	}
+	var msg struct {
+		ID     json.RawMessage `json:"id"`
+		Method string          `json:"method"`
+	}
+	if json.Unmarshal(data, &msg) == nil && msg.Method == "" && string(msg.ID) != "null" {
+		answers = string(msg.ID)
+	}
+	return event, answers
+}
