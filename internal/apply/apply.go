@@ -91,11 +91,11 @@ type Result struct {
 
 // Failure is a change that did not hold. What was written has been put back unless Left says otherwise.
 type Failure struct {
-	Step string // "check", "write", "reload", "verify", "build"
+	Step string // "check", "write", "reload", "verify", "build", "put back"
 	Kind Kind
 	Path string
 	Err  error    // cause, with the mend
-	Left []string // files that could not be put back, each with both hashes; empty: everything is as before
+	Left []string // files that could not be put back, each with the hashes; empty: everything is as before
 }
 
 func (f *Failure) Error() string { return f.Step + " " + f.Path + ": " + f.Err.Error() }
@@ -112,12 +112,17 @@ type Hand interface {
 	Apply(ctx context.Context, plan *Plan, progress io.Writer) (Result, error)
 	// Inspect compares files with their images.
 	Inspect(ctx context.Context, images []Image) ([]State, error)
-	// Confirm reloads and verifies what an interrupted Apply has written.
+	// Confirm reloads (or builds) and verifies what an interrupted Apply has written; every changed target must be in state
+	// after. It puts nothing back.
 	Confirm(ctx context.Context, bottle string, p payload.Payload, images []Image, progress io.Writer) (Result, error)
-	// PutBack restores the images that are in state after, reloads, and leaves the others alone. A *Failure lists what was left.
+	// PutBack restores the images that are in state after and leaves alone what someone else has edited; a *Failure lists
+	// that. What is as before, now or already, is reloaded: a process that died may have restored a file and not yet
+	// told its proxy. Calling it again does no harm.
 	PutBack(ctx context.Context, bottle string, images []Image, progress io.Writer) error
 	// Undo restores the touched entry where it still equals EntryAfter (the whole file where its hash is still
-	// AfterSHA256, else by textual edit), reloads and verifies that it is gone.
+	// AfterSHA256, else by textual edit), reloads and verifies that it is gone. Nothing is written unless every target
+	// can be restored. It takes authority away, so it fails closed: what is restored stays so when a later step
+	// fails (Left says which files), and calling it again goes on from there.
 	Undo(ctx context.Context, bottle string, p payload.Payload, images []Image, progress io.Writer) (Result, error)
 	// Replace runs the bottle's capability replace command, if there is one.
 	Replace(ctx context.Context, bottle string, progress io.Writer) error

@@ -252,6 +252,9 @@ func (j *job) takeBack(ctx context.Context, images []Image) (left []string, err 
 		}
 		if err != nil {
 			errs = append(errs, fmt.Errorf("putting %s back: %w", im.Path, err))
+			if now == "" {
+				now = "unknown"
+			}
 		}
 		if now != im.BeforeSHA256 {
 			left = append(left, fmt.Sprintf("%s (before: sha256 %s; we wrote: %s; now: %s)", im.Path, hashName(im.BeforeSHA256), hashName(im.AfterSHA256), hashName(now)))

@@ -164,7 +164,7 @@ func readPID(file string) (int, error) {
 	}
 	pid, err := strconv.ParseInt(strings.TrimSpace(string(b)), 10, 32)
 	if err != nil || pid <= 1 {
-		return 0, fmt.Errorf("the pid file %s holds %s, which is not the number of a process above 1", file, safetext.Line(strconv.Quote(string(b)), 80))
+		return 0, fmt.Errorf("the pid file %s holds %.40q, which is not the number of a process above 1", file, b)
 	}
 	return int(pid), nil
 }

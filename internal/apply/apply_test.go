@@ -1,0 +1,797 @@
+package apply
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/bot-bottle/supervise/internal/config"
+	"github.com/bot-bottle/supervise/internal/payload"
+	"github.com/bot-bottle/supervise/internal/routes"
+	"github.com/bot-bottle/supervise/queue"
+)
+
+const (
+	routesYAML = "# ours\nroutes:\n  - host: pypi.org # packages\n    path_allowlist: [\"/simple/\"]\n"
+	gateYAML   = "mode: strict\napi_allowlist:\n  - \"pypi.org\"\n"
+	dockerfile = "FROM scratch\n"
+)
+
+// proxy is an egress proxy for tests: it has the file in force that it read last, and reads it when told.
+type proxy struct {
+	mu    sync.Mutex // guards all below
+	file  string
+	data  []byte
+	deaf  bool   // reloads do nothing
+	token string // of every route with auth; default present
+	error string // last_error
+	bare  bool   // a foreign one: routes only
+	loads int
+	url   string
+}
+
+func newProxy(t *testing.T, file string) *proxy {
+	p := &proxy{file: file, token: "present"}
+	p.load(t)
+	srv := httptest.NewServer(p)
+	t.Cleanup(srv.Close)
+	p.url = srv.URL + "/allowlist"
+	return p
+}
+
+func (p *proxy) load(t *testing.T) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.loads++
+	if p.deaf {
+		return
+	}
+	data, err := os.ReadFile(p.file)
+	if err != nil {
+		t.Errorf("proxy: %v", err)
+	}
+	p.data = data
+}
+
+func (p *proxy) set(f func()) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	f()
+}
+
+func (p *proxy) hosts() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	table, _ := routes.Parse(p.data)
+	var hosts []string
+	for _, r := range table.Routes {
+		hosts = append(hosts, r.Host)
+	}
+	return strings.Join(hosts, " ")
+}
+
+func (p *proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	table, _ := routes.Parse(p.data)
+	list := []map[string]any{}
+	for _, r := range table.Routes {
+		m := map[string]any{"host": r.Host, "path_allowlist": r.PathAllowlist}
+		if !p.bare {
+			m["auth"], m["token"] = r.Auth != nil, "none"
+			if r.Auth != nil {
+				m["token"] = p.token
+			}
+		}
+		list = append(list, m)
+	}
+	body := map[string]any{"routes": list}
+	if !p.bare {
+		body["generation"], body["sha256"], body["last_error"] = p.loads, SHA256(p.data), nil
+		if p.error != "" {
+			body["last_error"] = p.error
+		}
+	}
+	json.NewEncoder(w).Encode(body)
+}
+
+// world is one bottle with all its targets, a proxy, and a hand.
+type world struct {
+	t                 *testing.T
+	dir               string
+	egress, gate, img string
+	proxy             *proxy
+	cfg               config.Bottle
+	opts              Options
+	hand              *Local
+	ran               []string                  // commands, in order
+	exec              func(argv []string) error // for the test; may be nil
+	said              strings.Builder           // progress
+	step              func(name string) error   // for the test; may be nil
+	steps             []string                  // durable steps, in order
+	build             func(out io.Writer) error // what the build command does
+}
+
+func newWorld(t *testing.T) *world {
+	t.Helper()
+	dir := t.TempDir()
+	w := &world{t: t, dir: dir, egress: filepath.Join(dir, "egress", "routes.yaml"), gate: filepath.Join(dir, "gate", "pipelock.yaml"), img: filepath.Join(dir, "img", "Dockerfile")}
+	for path, text := range map[string]string{w.egress: routesYAML, w.gate: gateYAML, w.img: dockerfile} {
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		w.write(path, text)
+	}
+	w.proxy = newProxy(t, w.egress)
+	w.cfg = config.Bottle{
+		Egress:     &config.Egress{File: w.egress, Reload: config.Reload{Exec: []string{"reload-egress"}}, AllowlistURL: w.proxy.url},
+		Pipelock:   &config.Pipelock{File: w.gate, Reload: config.Reload{Engine: "docker", Name: "gate-web"}},
+		Capability: &config.Capability{File: w.img, Build: []string{"build"}, Replace: []string{"replace"}},
+	}
+	w.opts = Options{
+		Targets: func(bottle string) config.Bottle {
+			if bottle != "web" {
+				return config.Bottle{}
+			}
+			return w.cfg
+		},
+		LockDir:        filepath.Join(dir, "locks"),
+		VerifyTimeout:  200 * time.Millisecond,
+		VerifyEvery:    5 * time.Millisecond,
+		PipelockSettle: -1,
+		Exec: func(ctx context.Context, argv []string, stdout, stderr io.Writer) error {
+			w.ran = append(w.ran, strings.Join(argv, " "))
+			if w.exec != nil {
+				if err := w.exec(argv); err != nil {
+					return err
+				}
+			}
+			if argv[0] == "reload-egress" {
+				w.proxy.load(t)
+			}
+			if argv[0] == "build" && w.build != nil {
+				return w.build(stdout)
+			}
+			return nil
+		},
+		Step: func(name string) error {
+			w.steps = append(w.steps, name)
+			if w.step != nil {
+				return w.step(name)
+			}
+			return nil
+		},
+	}
+	w.open()
+	return w
+}
+
+func (w *world) open() {
+	w.t.Helper()
+	hand, err := New(w.opts)
+	if err != nil {
+		w.t.Fatalf("New: %v", err)
+	}
+	w.hand = hand
+}
+
+func (w *world) write(path, text string) {
+	w.t.Helper()
+	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+func (w *world) read(path string) string {
+	w.t.Helper()
+	data, err := os.ReadFile(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return "(no file)"
+	}
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return string(data)
+}
+
+func (w *world) is(path, want string) {
+	w.t.Helper()
+	if diff := cmp.Diff(want, w.read(path)); diff != "" {
+		w.t.Errorf("%s mismatch (-want +got):\n%s", filepath.Base(path), diff)
+	}
+}
+
+// clean checks that no temporary file is left.
+func (w *world) clean() {
+	w.t.Helper()
+	for _, path := range []string{w.egress, w.gate, w.img} {
+		names, err := filepath.Glob(filepath.Join(filepath.Dir(path), ".*"))
+		if err != nil || len(names) > 0 {
+			w.t.Errorf("left behind: %v, %v", names, err)
+		}
+	}
+}
+
+func (w *world) plan(p payload.Payload) *Plan {
+	w.t.Helper()
+	plan, err := w.hand.Preview(w.t.Context(), "web", p)
+	if err != nil {
+		w.t.Fatalf("Preview: %v", err)
+	}
+	return plan
+}
+
+func (w *world) apply(p payload.Payload) (Result, []Image, error) {
+	w.t.Helper()
+	plan := w.plan(p)
+	res, err := w.hand.Apply(w.t.Context(), plan, &w.said)
+	return res, images(plan), err
+}
+
+func images(plan *Plan) []Image {
+	var out []Image
+	for _, t := range plan.Targets {
+		out = append(out, ImageOf(t))
+	}
+	return out
+}
+
+func route(t *testing.T, host string, paths ...string) payload.Payload {
+	t.Helper()
+	p, err := payload.NewEgress(payload.Route{Host: host, PathAllowlist: paths})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+func withAuth(t *testing.T, host string, paths ...string) payload.Payload {
+	t.Helper()
+	p, err := payload.NewEgress(payload.Route{Host: host, PathAllowlist: paths, Auth: &payload.Auth{Scheme: "Bearer", TokenRef: "GH_TOKEN"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+func blocked(t *testing.T, url string) payload.Payload {
+	t.Helper()
+	p, err := payload.NewPipelock(url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+func image(t *testing.T, text string) payload.Payload {
+	t.Helper()
+	p, err := payload.NewCapability(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+const (
+	routesAfter = routesYAML + "  - host: api.github.com\n    path_allowlist: [\"/repos/\"]\n"
+	gateAfter   = gateYAML + "  - \"api.github.com\"\n"
+)
+
+func failure(t *testing.T, err error) *Failure {
+	t.Helper()
+	f, ok := errors.AsType[*Failure](err)
+	if !ok {
+		t.Fatalf("error %v (%T), want a *Failure", err, err)
+	}
+	return f
+}
+
+func TestPreview(t *testing.T) {
+	w := newWorld(t)
+	plan := w.plan(route(t, "API.github.com", "/repos/"))
+	entry := "{\n  \"host\": \"api.github.com\",\n  \"path_allowlist\": [\n    \"/repos/\"\n  ]\n}\n"
+	want := []Target{
+		{Kind: KindPipelock, Path: w.gate, Real: w.gate, Before: []byte(gateYAML), After: []byte(gateAfter), EntryAfter: "api.github.com", Exists: true, Table: []string{"pypi.org"}},
+		{Kind: KindEgress, Path: w.egress, Real: w.egress, Before: []byte(routesYAML), After: []byte(routesAfter), EntryAfter: entry, Exists: true, Table: []string{"pypi.org"}},
+	}
+	if diff := cmp.Diff(want, plan.Targets); diff != "" {
+		t.Errorf("targets mismatch (-want +got):\n%s", diff)
+	}
+	if plan.Blocked != nil || len(plan.Unmanaged) != 0 {
+		t.Errorf("blocked %v, unmanaged %v; want neither", plan.Blocked, plan.Unmanaged)
+	}
+	w.is(w.egress, routesYAML)
+
+	for _, tt := range []struct {
+		name      string
+		setup     func()
+		p         payload.Payload
+		unmanaged []Kind
+		blocked   string // contained in the error
+		targets   int
+	}{
+		{"a bottle without pipelock", func() { w.cfg.Pipelock = nil }, route(t, "a.com"), nil, "", 1},
+		{"pipelock not managed", nil, blocked(t, "https://a.com/x"), []Kind{KindPipelock}, "", 0},
+		{"no route file", func() { os.Remove(w.egress) }, route(t, "a.com"), nil, "egress file " + w.egress + ": there is no such file: create it, or correct supervise.yaml", 1},
+		{"a directory", func() { os.Mkdir(w.egress, 0o755) }, route(t, "a.com"), nil, "is not a regular file", 1},
+		{"no directory", func() { os.RemoveAll(filepath.Dir(w.egress)) }, route(t, "a.com"), nil, "there is no directory " + filepath.Dir(w.egress) + ": create it, or correct supervise.yaml", 1},
+		{"cannot be edited", func() { os.MkdirAll(filepath.Dir(w.egress), 0o755); w.write(w.egress, "routes: [\n") }, route(t, "a.com"), nil, "line 2: did not find expected node content", 1},
+		{"egress not managed", func() { w.cfg.Egress = nil }, route(t, "a.com"), []Kind{KindEgress}, "", 0},
+		{"no Dockerfile yet", func() { os.Remove(w.img) }, image(t, dockerfile), nil, "", 1},
+		{"no directory for the Dockerfile", func() { os.RemoveAll(filepath.Dir(w.img)) }, image(t, dockerfile), nil, "there is no directory " + filepath.Dir(w.img), 1},
+		{"capability not managed", func() { w.cfg.Capability = nil }, image(t, dockerfile), []Kind{KindDockerfile}, "", 0},
+	} {
+		if tt.setup != nil {
+			tt.setup()
+		}
+		plan := w.plan(tt.p)
+		if !slices.Equal(plan.Unmanaged, tt.unmanaged) || len(plan.Targets) != tt.targets {
+			t.Errorf("%s: unmanaged %v, %d targets; want %v, %d", tt.name, plan.Unmanaged, len(plan.Targets), tt.unmanaged, tt.targets)
+		}
+		if (plan.Blocked != nil) != (tt.blocked != "") || plan.Blocked != nil && !strings.Contains(plan.Blocked.Error(), tt.blocked) {
+			t.Errorf("%s: blocked %v, want %q", tt.name, plan.Blocked, tt.blocked)
+		}
+	}
+}
+
+func TestPreviewSaysWhatToDoByHand(t *testing.T) {
+	w := newWorld(t)
+	w.write(w.egress, "routes: [\n")
+	plan := w.plan(route(t, "a.com", "/v1"))
+	e, ok := errors.AsType[*routes.EditError](plan.Blocked)
+	if !ok || e.ByHand != "  - host: a.com\n    path_allowlist: [\"/v1\"]\n" {
+		t.Errorf("blocked %v, want an EditError with the lines to add", plan.Blocked)
+	}
+	if len(plan.Targets) != 2 || !plan.Targets[0].Changed() {
+		t.Errorf("targets %+v, want pipelock planned all the same", plan.Targets)
+	}
+	_, err := w.hand.Apply(t.Context(), plan, nil)
+	if f := failure(t, err); f.Step != "check" || len(f.Left) != 0 {
+		t.Errorf("Apply of a blocked plan: %+v, want a failed check", f)
+	}
+	w.is(w.gate, gateYAML)
+}
+
+func TestPreviewFollowsSymlinks(t *testing.T) {
+	w := newWorld(t)
+	link := filepath.Join(w.dir, "link.yaml")
+	if err := os.Symlink(w.egress, link); err != nil {
+		t.Fatal(err)
+	}
+	w.cfg.Egress.File = link
+	res, ims, err := w.apply(route(t, "api.github.com", "/repos/"))
+	if err != nil || res.Outcome != queue.Live {
+		t.Fatalf("Apply = %+v, %v; want live", res, err)
+	}
+	if ims[1].Path != link || ims[1].Real != w.egress {
+		t.Errorf("image path %s, real %s; want %s, %s", ims[1].Path, ims[1].Real, link, w.egress)
+	}
+	if info, err := os.Lstat(link); err != nil || info.Mode()&os.ModeSymlink == 0 {
+		t.Errorf("the symlink is %v, %v; want it kept", info.Mode(), err)
+	}
+	w.is(w.egress, routesAfter)
+
+	dangling := filepath.Join(w.dir, "dangling")
+	if err := os.Symlink(filepath.Join(w.dir, "nowhere"), dangling); err != nil {
+		t.Fatal(err)
+	}
+	w.cfg.Capability.File = dangling
+	if plan := w.plan(image(t, dockerfile)); plan.Blocked == nil || !strings.Contains(plan.Blocked.Error(), "the symlink points to nothing") {
+		t.Errorf("blocked %v, want the dangling symlink refused", plan.Blocked)
+	}
+	w.cfg.Pipelock.File = link
+	if plan := w.plan(route(t, "new.com")); plan.Blocked == nil || !strings.Contains(plan.Blocked.Error(), "they must be two") {
+		t.Errorf("blocked %v, want one file for two targets refused", plan.Blocked)
+	}
+}
+
+func TestApplyRoute(t *testing.T) {
+	w := newWorld(t)
+	if err := os.Chmod(w.egress, 0o640); err != nil {
+		t.Fatal(err)
+	}
+	res, ims, err := w.apply(route(t, "API.github.com", "/repos/"))
+	if err != nil {
+		t.Fatalf("Apply: %v", err)
+	}
+	if res.Outcome != queue.Live {
+		t.Errorf("outcome %s, want live", res.Outcome)
+	}
+	w.is(w.egress, routesAfter)
+	w.is(w.gate, gateAfter)
+	if diff := cmp.Diff([]string{"docker kill -s HUP gate-web", "reload-egress"}, w.ran); diff != "" {
+		t.Errorf("commands, pipelock first (-want +got):\n%s", diff)
+	}
+	if diff := cmp.Diff([]string{"pipelock.write", "pipelock.rename", "pipelock.sync", "pipelock.reload", "egress.write", "egress.rename", "egress.sync", "egress.reload", "egress.verify"}, w.steps); diff != "" {
+		t.Errorf("steps (-want +got):\n%s", diff)
+	}
+	if info, err := os.Stat(w.egress); err != nil || info.Mode() != 0o640 {
+		t.Errorf("mode %v, %v; want it kept", info.Mode(), err)
+	}
+	for _, s := range []string{"pipelock: wrote " + w.gate + "\n", "egress: reloaded\n", "egress: verified at " + w.proxy.url + " after "} {
+		if !strings.Contains(w.said.String(), s) {
+			t.Errorf("progress %q does not say %q", w.said.String(), s)
+		}
+	}
+	w.clean()
+	if states, err := w.hand.Inspect(t.Context(), ims); err != nil || !slices.Equal(states, []State{IsAfter, IsAfter}) {
+		t.Errorf("Inspect = %v, %v; want after, after", states, err)
+	}
+
+	w.ran, w.steps = nil, nil
+	res, ims, err = w.apply(route(t, "api.github.com", "/repos/x"))
+	if err != nil || res.Outcome != queue.Unchanged {
+		t.Errorf("again: %+v, %v; want unchanged", res, err)
+	}
+	if len(w.ran)+len(w.steps) != 0 {
+		t.Errorf("again: ran %v, steps %v; want nothing", w.ran, w.steps)
+	}
+	if states, err := w.hand.Inspect(t.Context(), ims); err != nil || !slices.Equal(states, []State{IsBoth, IsBoth}) {
+		t.Errorf("Inspect = %v, %v; want both, both", states, err)
+	}
+	w.write(w.egress, routesAfter+"# someone's\n")
+	if states, err := w.hand.Inspect(t.Context(), ims); err != nil || !slices.Equal(states, []State{IsBoth, IsBoth}) {
+		t.Errorf("Inspect after an unrelated edit = %v, %v; want both, both", states, err)
+	}
+	w.write(w.egress, routesYAML)
+	if states, err := w.hand.Inspect(t.Context(), ims); err != nil || !slices.Equal(states, []State{IsBoth, Neither}) {
+		t.Errorf("Inspect after the entry went = %v, %v; want both, neither", states, err)
+	}
+}
+
+func TestOutcomes(t *testing.T) {
+	for _, tt := range []struct {
+		name  string
+		setup func(w *world)
+		p     payload.Payload
+		want  queue.Outcome
+		note  string
+	}{
+		{"no allowlist_url", func(w *world) { w.cfg.Egress.AllowlistURL = "" }, route(t, "a.com"), queue.Unverified, "egress: not verified, no allowlist_url is configured"},
+		{"a foreign proxy that shows routes only", func(w *world) { w.proxy.bare = true }, route(t, "a.com", "/x"), queue.Live, "egress: verified at "},
+		{"without pipelock", func(w *world) { w.cfg.Pipelock = nil }, route(t, "a.com"), queue.Live, "egress: verified at "},
+		{"pipelock alone", func(w *world) {}, blocked(t, "https://a.com/x?y"), queue.Unverified, "pipelock: not verified, it does not show its table"},
+		{"pipelock covered", func(w *world) {}, blocked(t, "https://pypi.org/x"), queue.Unchanged, ""},
+		{"only the gate was closed", func(w *world) { w.write(w.egress, "routes: [{host: a.com}]\n"); w.proxy.load(t) }, route(t, "a.com"), queue.Unverified, "pipelock: not verified"},
+		{"nothing managed", func(w *world) { w.cfg = config.Bottle{} }, route(t, "a.com"), queue.Unverified, "not managed here, to be done by hand: egress"},
+		{"egress not managed", func(w *world) { w.cfg.Egress = nil }, route(t, "a.com"), queue.Unverified, "not managed here, to be done by hand: egress"},
+		{"built", func(w *world) {}, image(t, "FROM x\n"), queue.Live, "built; it takes effect when the bottle is replaced"},
+		{"replaced only", func(w *world) { w.cfg.Capability.Build = nil }, image(t, "FROM x\n"), queue.Unverified, "recorded; it takes effect when the bottle is replaced"},
+		{"neither built nor replaced", func(w *world) { w.cfg.Capability.Build, w.cfg.Capability.Replace = nil, nil }, image(t, "FROM x\n"), queue.Acknowledged, "recorded; nothing is built"},
+		{"the same Dockerfile", func(w *world) {}, image(t, dockerfile), queue.Unchanged, ""},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			w := newWorld(t)
+			tt.setup(w)
+			res, _, err := w.apply(tt.p)
+			if err != nil {
+				t.Fatalf("Apply: %v", err)
+			}
+			if res.Outcome != tt.want || !strings.Contains(strings.Join(res.Notes, "\n"), tt.note) {
+				t.Errorf("Apply = %+v; want %s with note %q", res, tt.want, tt.note)
+			}
+			w.clean()
+		})
+	}
+}
+
+// Whatever fails, both files are as they were, byte for byte, and so is what the proxy has in force.
+func TestApplyFails(t *testing.T) {
+	for _, tt := range []struct {
+		name  string
+		setup func(w *world)
+		p     payload.Payload
+		step  string
+		kind  Kind
+		err   string
+	}{
+		{"a proxy that does not reload", func(w *world) { w.proxy.deaf = true }, route(t, "a.com"), "verify", KindEgress, "not seen live at http"},
+		{"a proxy that is away", func(w *world) { w.cfg.Egress.AllowlistURL = "http://127.0.0.1:1/allowlist" }, route(t, "a.com"), "verify", KindEgress, "connection refused"},
+		{"a foreign proxy that does not reload", func(w *world) { w.proxy.bare, w.proxy.deaf = true, true }, route(t, "a.com"), "verify", KindEgress, "host a.com is not there"},
+		{"an invalid file, says the proxy", func(w *world) { w.proxy.error = "line 3:\x1b[2J no" }, route(t, "a.com"), "verify", KindEgress, `the proxy says: line 3:\x1b[2J no`},
+		{"no token", func(w *world) { w.proxy.token = "missing" }, withAuth(t, "a.com"), "verify", KindEgress, "the proxy has no value for GH_TOKEN, which host a.com needs"},
+		{"egress reload", func(w *world) {
+			n := 0
+			w.exec = func(argv []string) error {
+				if argv[0] == "reload-egress" {
+					if n++; n == 1 {
+						return errors.New("exit status 1")
+					}
+				}
+				return nil
+			}
+		}, route(t, "a.com"), "reload", KindEgress, "running reload-egress: exit status 1"},
+		{"pipelock reload", func(w *world) {
+			n := 0
+			w.exec = func(argv []string) error {
+				if n++; n == 1 {
+					return errors.New("No such container: gate-web")
+				}
+				return nil
+			}
+		}, route(t, "a.com"), "reload", KindPipelock, "running docker kill -s HUP gate-web: No such container: gate-web"},
+		{"pipelock check", func(w *world) {
+			w.cfg.Pipelock.Check = []string{"pipelock", "check", "--config={file}"}
+			w.exec = func(argv []string) error {
+				file, ok := strings.CutPrefix(argv[2], "--config=")
+				if got := w.read(file); !ok || got != gateYAML+"  - \"a.com\"\n" {
+					t.Errorf("checked %q, want the candidate", got)
+				}
+				return errors.New("invalid")
+			}
+		}, route(t, "a.com"), "check", KindPipelock, "invalid"},
+		{"build", func(w *world) {
+			w.build = func(out io.Writer) error {
+				fmt.Fprint(out, "step 1\nRUN evil \x1b]52;c;x\a\nno line end")
+				return errors.New("exit status 2")
+			}
+		}, image(t, "FROM x\n"), "build", KindDockerfile, "running build: exit status 2; it said: step 1\nRUN evil \\x1b]52;c;x\\x07\nno line end"},
+		{"build of a new file", func(w *world) {
+			os.Remove(w.img)
+			w.build = func(io.Writer) error { return errors.New("exit status 2") }
+		}, image(t, "FROM x\n"), "build", KindDockerfile, "exit status 2"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			w := newWorld(t)
+			tt.setup(w)
+			img := w.read(w.img)
+			_, _, err := w.apply(tt.p)
+			f := failure(t, err)
+			if f.Step != tt.step || f.Kind != tt.kind || !strings.Contains(f.Error(), tt.err) || len(f.Left) != 0 {
+				t.Errorf("failure %s of %s: %v, left %v; want %s of %s: %s, nothing left", f.Step, f.Kind, f, f.Left, tt.step, tt.kind, tt.err)
+			}
+			w.is(w.egress, routesYAML)
+			w.is(w.gate, gateYAML)
+			w.is(w.img, img)
+			w.clean()
+			if got := w.proxy.hosts(); got != "pypi.org" {
+				t.Errorf("the proxy allows %q, want pypi.org", got)
+			}
+		})
+	}
+}
+
+func TestApplyCancelled(t *testing.T) {
+	w := newWorld(t)
+	w.proxy.deaf = true
+	w.opts.VerifyTimeout = time.Hour
+	w.open()
+	plan := w.plan(route(t, "a.com"))
+	ctx, cancel := context.WithCancelCause(t.Context())
+	stop := errors.New("operator hung up")
+	w.step = func(name string) error {
+		if name == "egress.verify" {
+			cancel(stop)
+		}
+		return nil
+	}
+	_, err := w.hand.Apply(ctx, plan, nil)
+	if f := failure(t, err); !errors.Is(f, stop) || len(f.Left) != 0 {
+		t.Errorf("Apply = %v, want the cause and nothing left", err)
+	}
+	w.is(w.egress, routesYAML)
+	w.is(w.gate, gateYAML)
+}
+
+// A person's edit between our read and our rename stays, and what we wrote elsewhere is taken back.
+func TestHumanEditsWhileWeApply(t *testing.T) {
+	const theirs = "routes: []\n# mine now\n"
+	for _, at := range []string{"egress.write", "egress.rename"} {
+		t.Run(at, func(t *testing.T) {
+			w := newWorld(t)
+			w.step = func(name string) error {
+				if name == at {
+					w.write(w.egress, theirs)
+				}
+				return nil
+			}
+			_, _, err := w.apply(route(t, "a.com"))
+			if f := failure(t, err); f.Step != "write" || !errors.Is(f, ErrChanged) || len(f.Left) != 0 {
+				t.Errorf("Apply = %v, left %v; want the change found, nothing left", err, f.Left)
+			}
+			w.is(w.egress, theirs)
+			w.is(w.gate, gateYAML)
+			w.clean()
+		})
+	}
+	t.Run("after our rename, and the proxy does not reload", func(t *testing.T) {
+		w := newWorld(t)
+		w.proxy.deaf = true
+		w.step = func(name string) error {
+			if name == "egress.verify" {
+				w.write(w.egress, theirs)
+			}
+			return nil
+		}
+		_, ims, err := w.apply(route(t, "a.com"))
+		f := failure(t, err)
+		want := []string{fmt.Sprintf("%s (before: sha256 %s; we wrote: %s; now: %s)", w.egress, ims[1].BeforeSHA256, ims[1].AfterSHA256, SHA256([]byte(theirs)))}
+		if diff := cmp.Diff(want, f.Left); diff != "" {
+			t.Errorf("left (-want +got):\n%s", diff)
+		}
+		w.is(w.egress, theirs)
+		w.is(w.gate, gateYAML)
+		if states, err := w.hand.Inspect(t.Context(), ims); err != nil || !slices.Equal(states, []State{IsBefore, Neither}) {
+			t.Errorf("Inspect = %v, %v; want before, neither", states, err)
+		}
+	})
+	t.Run("a Dockerfile appears", func(t *testing.T) {
+		w := newWorld(t)
+		os.Remove(w.img)
+		w.step = func(name string) error {
+			if name == "dockerfile.rename" {
+				w.write(w.img, "FROM mine\n")
+			}
+			return nil
+		}
+		_, _, err := w.apply(image(t, "FROM x\n"))
+		if f := failure(t, err); !errors.Is(f, ErrChanged) {
+			t.Errorf("Apply = %v, want the change found", err)
+		}
+		w.is(w.img, "FROM mine\n")
+	})
+}
+
+// A process that dies at any step leaves what Inspect can tell and Confirm or PutBack can finish.
+func TestCrashAtEachStep(t *testing.T) {
+	died := errors.New("died")
+	for _, p := range []payload.Payload{route(t, "a.com", "/x"), image(t, "FROM x\n"), blocked(t, "https://a.com/")} {
+		trace := newWorld(t)
+		if _, _, err := trace.apply(p); err != nil {
+			t.Fatal(err)
+		}
+		for n, at := range trace.steps {
+			t.Run(fmt.Sprintf("%s, %d %s", p.Tool, n, at), func(t *testing.T) {
+				w := newWorld(t)
+				w.step = func(string) error {
+					if len(w.steps) == n+1 {
+						return died
+					}
+					return nil
+				}
+				plan := w.plan(p)
+				_, err := w.hand.Apply(t.Context(), plan, nil)
+				if _, ok := errors.AsType[*Failure](err); ok || !errors.Is(err, died) {
+					t.Fatalf("Apply = %v, want it to die", err)
+				}
+				w.step = nil
+				w.open()
+				ims := images(plan)
+				states, err := w.hand.Inspect(t.Context(), ims)
+				if err != nil || slices.Contains(states, Neither) {
+					t.Fatalf("Inspect = %v, %v; want before or after", states, err)
+				}
+				if !slices.Contains(states, IsBefore) {
+					res, err := w.hand.Confirm(t.Context(), "web", p, ims, nil)
+					if err != nil {
+						t.Fatalf("Confirm: %v", err)
+					}
+					if want := map[string]queue.Outcome{payload.Egress: queue.Live, payload.Pipelock: queue.Unverified, payload.Capability: queue.Live}[p.Tool]; res.Outcome != want {
+						t.Errorf("Confirm = %+v, want %s", res, want)
+					}
+				}
+				if err := w.hand.PutBack(t.Context(), "web", ims, nil); err != nil {
+					t.Fatalf("PutBack: %v", err)
+				}
+				w.is(w.egress, routesYAML)
+				w.is(w.gate, gateYAML)
+				w.is(w.img, dockerfile)
+				if got := w.proxy.hosts(); got != "pypi.org" {
+					t.Errorf("the proxy allows %q, want pypi.org", got)
+				}
+				if res, _, err := w.apply(p); err != nil {
+					t.Errorf("Apply again = %+v, %v", res, err)
+				}
+				w.clean()
+			})
+		}
+	}
+}
+
+// One that dies while it puts back is finished by PutBack too, and the proxy does not keep what the file no longer has.
+func TestCrashWhilePuttingBack(t *testing.T) {
+	died := errors.New("died")
+	fails := func(w *world) {
+		n := 0
+		w.exec = func(argv []string) error {
+			if argv[0] == "reload-egress" {
+				if n++; n == 1 {
+					w.proxy.load(t) // it does reload, and says no
+					return errors.New("exit status 1")
+				}
+			}
+			return nil
+		}
+	}
+	trace := newWorld(t)
+	fails(trace)
+	if _, _, err := trace.apply(route(t, "a.com")); err == nil {
+		t.Fatal("Apply succeeded")
+	}
+	first := slices.Index(trace.steps, "egress.reload") + 1
+	for n := first; n < len(trace.steps); n++ {
+		t.Run(fmt.Sprintf("%d %s", n, trace.steps[n]), func(t *testing.T) {
+			w := newWorld(t)
+			fails(w)
+			w.step = func(string) error {
+				if len(w.steps) == n+1 {
+					return died
+				}
+				return nil
+			}
+			plan := w.plan(route(t, "a.com"))
+			if _, err := w.hand.Apply(t.Context(), plan, nil); !errors.Is(err, died) {
+				t.Fatalf("Apply = %v, want it to die", err)
+			}
+			w.step = nil
+			if err := w.hand.PutBack(t.Context(), "web", images(plan), nil); err != nil {
+				t.Fatalf("PutBack: %v", err)
+			}
+			w.is(w.egress, routesYAML)
+			w.is(w.gate, gateYAML)
+			w.clean()
+			if got := w.proxy.hosts(); got != "pypi.org" {
+				t.Errorf("the proxy allows %q, want pypi.org", got)
+			}
+		})
+	}
+}
+
+func TestConfirmFindsAnEdit(t *testing.T) {
+	w := newWorld(t)
+	p := route(t, "a.com")
+	_, ims, err := w.apply(p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.write(w.egress, routesYAML)
+	if res, err := w.hand.Confirm(t.Context(), "web", p, ims, nil); !errors.Is(err, ErrChanged) {
+		t.Errorf("Confirm = %+v, %v; want the change found", res, err)
+	}
+}
+
+func TestReplace(t *testing.T) {
+	w := newWorld(t)
+	if err := w.hand.Replace(t.Context(), "web", nil); err != nil {
+		t.Errorf("Replace: %v", err)
+	}
+	w.exec = func([]string) error { return errors.New("exit status 1") }
+	if err := w.hand.Replace(t.Context(), "web", nil); err == nil || err.Error() != "replacing bottle web: running replace: exit status 1" {
+		t.Errorf("Replace = %v, want its failure", err)
+	}
+	if err := w.hand.Replace(t.Context(), "other", nil); err != nil {
+		t.Errorf("Replace without a command: %v", err)
+	}
+	if diff := cmp.Diff([]string{"replace", "replace"}, w.ran); diff != "" {
+		t.Errorf("commands (-want +got):\n%s", diff)
+	}
+}
+
+func TestBuildOutputIsEscaped(t *testing.T) {
+	w := newWorld(t)
+	w.build = func(out io.Writer) error {
+		fmt.Fprint(out, "one\x1b[31m\ntwo ")
+		fmt.Fprint(out, "halves\r\nlast")
+		return nil
+	}
+	if _, _, err := w.apply(image(t, "FROM x\n")); err != nil {
+		t.Fatal(err)
+	}
+	want := "dockerfile: wrote " + w.img + "\ndockerfile: building\none\\x1b[31m\ntwo halves\nlast\nbuilt; it takes effect when the bottle is replaced\n"
+	if diff := cmp.Diff(want, w.said.String()); diff != "" {
+		t.Errorf("progress (-want +got):\n%s", diff)
+	}
+}

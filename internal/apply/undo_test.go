@@ -1,0 +1,197 @@
+package apply
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/bot-bottle/supervise/internal/payload"
+	"github.com/bot-bottle/supervise/internal/routes"
+	"github.com/bot-bottle/supervise/queue"
+)
+
+func TestUndo(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		before string // routes.yaml, if not the usual
+		p      payload.Payload
+		edit   func(w *world) // between applying and undoing
+		egress string         // what routes.yaml is in the end
+		gate   string
+		img    string
+		want   queue.Outcome
+	}{
+		{"untouched since", "", route(t, "api.github.com", "/repos/"), nil, routesYAML, gateYAML, dockerfile, queue.Live},
+		{"edited elsewhere since", "", route(t, "api.github.com", "/repos/"),
+			func(w *world) {
+				w.write(w.egress, strings.Replace(routesAfter, "# ours", "# theirs", 1)+"  - host: later.com\n")
+				w.write(w.gate, gateAfter+"  - later.com\n")
+			},
+			strings.Replace(routesYAML, "# ours", "# theirs", 1) + "  - host: later.com\n", gateYAML + "  - later.com\n", dockerfile, queue.Live},
+		{"paths added", "", route(t, "pypi.org", "/pypi/"), func(w *world) { w.write(w.egress, w.read(w.egress)+"# end\n") }, routesYAML + "# end\n", gateYAML, dockerfile, queue.Live},
+		{"widened", "", route(t, "pypi.org"), func(w *world) { w.write(w.egress, w.read(w.egress)+"# end\n") }, routesYAML + "# end\n", gateYAML, dockerfile, queue.Live},
+		{"gone by hand already", "", route(t, "api.github.com", "/repos/"),
+			func(w *world) { w.write(w.egress, "routes: []\n"); w.write(w.gate, "mode: strict\n") }, "routes: []\n", "mode: strict\n", dockerfile, queue.Live},
+		{"pipelock alone", "", blocked(t, "https://a.com/"), nil, routesYAML, gateYAML, dockerfile, queue.Unverified},
+		{"an empty file", "\n", route(t, "a.com"), nil, "\n", gateYAML, dockerfile, queue.Live},
+		{"a Dockerfile", "", image(t, "FROM x\n"), nil, routesYAML, gateYAML, dockerfile, queue.Live},
+		{"a Dockerfile that was not there", "", image(t, "FROM x\n"), nil, routesYAML, gateYAML, "(no file)", queue.Live},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			w := newWorld(t)
+			if tt.before != "" {
+				w.write(w.egress, tt.before)
+			}
+			if tt.img == "(no file)" {
+				os.Remove(w.img)
+			}
+			_, ims, err := w.apply(tt.p)
+			if err != nil {
+				t.Fatalf("Apply: %v", err)
+			}
+			if tt.edit != nil {
+				tt.edit(w)
+			}
+			w.ran = nil
+			res, err := w.hand.Undo(t.Context(), "web", tt.p, ims, nil)
+			if err != nil || res.Outcome != tt.want {
+				t.Fatalf("Undo = %+v, %v; want %s", res, err, tt.want)
+			}
+			w.is(w.egress, tt.egress)
+			w.is(w.gate, tt.gate)
+			w.is(w.img, tt.img)
+			w.clean()
+			if tt.p.Tool == payload.Egress && w.ran[0] != "reload-egress" {
+				t.Errorf("commands %v, want egress closed first", w.ran)
+			}
+			if res, err := w.hand.Undo(t.Context(), "web", tt.p, ims, nil); err != nil || res.Outcome != tt.want {
+				t.Errorf("Undo again = %+v, %v; want %s", res, err, tt.want)
+			}
+		})
+	}
+}
+
+func TestUndoRefuses(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		p    payload.Payload
+		edit func(w *world)
+		want string
+	}{
+		{"the entry was edited", route(t, "api.github.com", "/repos/"), func(w *world) { w.write(w.egress, strings.Replace(routesAfter, "/repos/", "/user/", 1)) },
+			"the entry of host api.github.com is no longer as it was written: edit it by hand"},
+		{"the file does not parse", route(t, "a.com"), func(w *world) { w.write(w.egress, "routes: [\n") }, "line 2: did not find expected node content"},
+		{"the file is gone", route(t, "a.com"), func(w *world) { os.Remove(w.egress) }, "found (no file)"},
+		{"the Dockerfile was edited", image(t, "FROM x\n"), func(w *world) { w.write(w.img, "FROM y\n") }, "changed by someone else"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			w := newWorld(t)
+			_, ims, err := w.apply(tt.p)
+			if err != nil {
+				t.Fatalf("Apply: %v", err)
+			}
+			tt.edit(w)
+			egress, gate, img := w.read(w.egress), w.read(w.gate), w.read(w.img)
+			_, err = w.hand.Undo(t.Context(), "web", tt.p, ims, nil)
+			if f := failure(t, err); f.Step != "check" || !strings.Contains(f.Error(), tt.want) || len(f.Left) != 1 {
+				t.Errorf("Undo = %v, left %v; want %q and what was left", err, f.Left, tt.want)
+			}
+			w.is(w.egress, egress)
+			w.is(w.gate, gate)
+			w.is(w.img, img)
+		})
+	}
+}
+
+// Taking authority away fails closed, and can be done again.
+func TestUndoUnseen(t *testing.T) {
+	w := newWorld(t)
+	p := route(t, "pypi.org", "/pypi/")
+	_, ims, err := w.apply(p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, bare := range []bool{false, true} {
+		w.proxy.set(func() { w.proxy.deaf, w.proxy.bare = true, bare })
+		_, err = w.hand.Undo(t.Context(), "web", p, ims, nil)
+		want := "is of sha256"
+		if bare {
+			want = "host pypi.org still has path /pypi/"
+		}
+		if f := failure(t, err); f.Step != "verify" || !strings.Contains(f.Error(), want) {
+			t.Errorf("Undo = %v; want %q", err, want)
+		}
+		w.is(w.egress, routesYAML)
+	}
+	w.proxy.set(func() { w.proxy.deaf = false })
+	if res, err := w.hand.Undo(t.Context(), "web", p, ims, nil); err != nil || res.Outcome != queue.Live {
+		t.Errorf("Undo again = %+v, %v; want live", res, err)
+	}
+}
+
+func TestCrashInUndo(t *testing.T) {
+	died := errors.New("died")
+	p := route(t, "a.com", "/x")
+	for n := range 9 {
+		t.Run(fmt.Sprint(n), func(t *testing.T) {
+			w := newWorld(t)
+			_, ims, err := w.apply(p)
+			if err != nil {
+				t.Fatal(err)
+			}
+			w.steps = nil
+			w.step = func(string) error {
+				if len(w.steps) == n+1 {
+					return died
+				}
+				return nil
+			}
+			if _, err := w.hand.Undo(t.Context(), "web", p, ims, nil); !errors.Is(err, died) {
+				t.Fatalf("Undo = %v, want it to die at step %d of %v", err, n, w.steps)
+			}
+			w.step = nil
+			if res, err := w.hand.Undo(t.Context(), "web", p, ims, nil); err != nil || res.Outcome != queue.Live {
+				t.Errorf("Undo again = %+v, %v; want live", res, err)
+			}
+			w.is(w.egress, routesYAML)
+			w.is(w.gate, gateYAML)
+			w.clean()
+			if got := w.proxy.hosts(); got != "pypi.org" {
+				t.Errorf("the proxy allows %q, want pypi.org", got)
+			}
+		})
+	}
+}
+
+func TestPutBackLeavesEdits(t *testing.T) {
+	w := newWorld(t)
+	p := route(t, "a.com")
+	_, ims, err := w.apply(p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	theirs := w.read(w.egress) + "# theirs\n"
+	w.write(w.egress, theirs)
+	f := failure(t, w.hand.PutBack(t.Context(), "web", ims, nil))
+	if len(f.Left) != 1 || !strings.Contains(f.Left[0], SHA256([]byte(theirs))) || !strings.Contains(f.Error(), "1 of 2 files changed by someone else") {
+		t.Errorf("PutBack = %v, left %v; want the edited file left", f, f.Left)
+	}
+	w.is(w.egress, theirs)
+	w.is(w.gate, gateYAML)
+}
+
+// An image is kept as text: the entries of a route can be read back.
+func TestImageEntries(t *testing.T) {
+	w := newWorld(t)
+	_, ims, err := w.apply(withAuth(t, "a.com", "/x"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := routes.ParseCanonical(ims[1].EntryAfter)
+	if err != nil || r.Host != "a.com" || !slices.Equal(r.PathAllowlist, []string{"/x"}) || r.Auth.TokenRef != "GH_TOKEN" {
+		t.Errorf("entry %q reads back as %+v, %v", ims[1].EntryAfter, r, err)
+	}
+}
