@@ -4,12 +4,18 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
+	"io"
+	"net/http"
+	"net/url"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 	"unicode"
@@ -17,6 +23,9 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"github.com/bot-bottle/supervise/internal/apply"
+	"github.com/bot-bottle/supervise/internal/config"
+	"github.com/bot-bottle/supervise/internal/operator"
 	"github.com/bot-bottle/supervise/internal/payload"
 	"github.com/bot-bottle/supervise/queue"
 )
@@ -63,19 +72,23 @@ func TestScripts(t *testing.T) {
 			"response":  response,
 			"await":     await,
 			"terminal":  terminalCommand,
+			"crash":     crash,
+			"address":   address,
+			"get":       get,
 		},
 	})
 }
 
-// propose BOTTLE ID TOOL FILE [JUSTIFICATION] puts a proposal into root/BOTTLE. FILE is a file of the script; with
-// -raw it is the text itself, Go-quoted, as is JUSTIFICATION.
+// propose [-raw|-wait] BOTTLE ID TOOL FILE [JUSTIFICATION] puts a proposal into root/BOTTLE. FILE is a file of the script; with
+// -raw it is the text itself, Go-quoted, as is JUSTIFICATION. With -wait an agent waits until the script ends.
 func propose(ts *testscript.TestScript, neg bool, args []string) {
 	raw := len(args) > 0 && args[0] == "-raw"
-	if raw {
+	waits := len(args) > 0 && args[0] == "-wait"
+	if raw || waits {
 		args = args[1:]
 	}
 	if neg || len(args) < 4 || len(args) > 5 {
-		ts.Fatalf("usage: propose [-raw] BOTTLE ID TOOL FILE [JUSTIFICATION]")
+		ts.Fatalf("usage: propose [-raw|-wait] BOTTLE ID TOOL FILE [JUSTIFICATION]")
 	}
 	unquote := func(s string) string {
 		s, err := strconv.Unquote(`"` + strings.ReplaceAll(s, `"`, `\"`) + `"`)
@@ -97,8 +110,76 @@ func propose(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	box, err := queue.OpenDir(ts.MkAbs(filepath.Join("root", args[0])), queue.Options{Slug: args[0]})
 	ts.Check(err)
-	defer func() { ts.Check(box.Close()) }()
 	ts.Check(box.Put(context.Background(), p))
+	if !waits {
+		ts.Check(box.Close())
+		return
+	}
+	var waiter sync.WaitGroup
+	waiter.Go(func() { _, _ = box.Wait(context.Background(), p.ID) })
+	ts.Defer(func() {
+		_ = box.Close() // its directory may be gone by now
+		waiter.Wait()
+	})
+	awaitText(ts, filepath.Join("root", args[0], "presence.json"), args[1])
+}
+
+// crash STEP ID approves as a process that dies right before STEP.
+func crash(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: crash STEP ID")
+	}
+	root := ts.MkAbs("root")
+	host, err := config.LoadHost(ts.MkAbs("supervise.yaml"), func(string) string { return "" })
+	ts.Check(err)
+	hand, err := apply.New(apply.Options{Targets: host.For, LockDir: filepath.Join(root, ".desk", "locks")})
+	ts.Check(err)
+	inbox, err := queue.OpenRoot(root, queue.RootOptions{})
+	ts.Check(err)
+	defer inbox.Close()
+	died := errors.New("died")
+	d, err := operator.New(operator.Options{Root: root, Inbox: inbox, Hand: hand, Via: "cli", Step: func(step string) error {
+		if step == args[0] {
+			return died
+		}
+		return nil
+	}})
+	ts.Check(err)
+	ref, err := d.Find(context.Background(), args[1])
+	ts.Check(err)
+	p, err := d.Show(context.Background(), ref, nil)
+	ts.Check(err)
+	if _, err := d.Approve(context.Background(), ref, operator.Decision{Digest: p.Digest}); !errors.Is(err, died) {
+		ts.Fatalf("approving ended with %v, not at %q", err, args[0])
+	}
+}
+
+var addrRE = regexp.MustCompile(`127\.0\.0\.1:\d+`)
+
+// address FILE NAME sets NAME to the first address in a log.
+func address(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: address FILE NAME")
+	}
+	ts.Setenv(args[1], addrRE.FindString(ts.ReadFile(args[0])))
+}
+
+// get URL [PROXY] prints the status and the body.
+func get(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 1 || len(args) > 2 {
+		ts.Fatalf("usage: get URL [PROXY]")
+	}
+	tr := &http.Transport{DisableKeepAlives: true}
+	if len(args) == 2 {
+		tr.Proxy = http.ProxyURL(&url.URL{Scheme: "http", Host: args[1]})
+	}
+	resp, err := (&http.Client{Transport: tr, Timeout: 20 * time.Second}).Get(args[0])
+	ts.Check(err)
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	ts.Check(err)
+	_, err = fmt.Fprintf(ts.Stdout(), "%d\n%s", resp.StatusCode, b)
+	ts.Check(err)
 }
 
 // response BOTTLE ID FILE is what another operator program writes.
@@ -193,14 +274,18 @@ func await(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 2 {
 		ts.Fatalf("usage: await FILE TEXT")
 	}
+	awaitText(ts, args[0], args[1])
+}
+
+func awaitText(ts *testscript.TestScript, file, text string) {
 	deadline := time.Now().Add(20 * time.Second)
 	for {
-		b, err := os.ReadFile(ts.MkAbs(args[0]))
-		if err == nil && strings.Contains(string(b), args[1]) {
+		b, err := os.ReadFile(ts.MkAbs(file))
+		if err == nil && strings.Contains(string(b), text) {
 			return
 		}
 		if time.Now().After(deadline) {
-			ts.Fatalf("%s never held %q: %s (%v)", args[0], args[1], b, err)
+			ts.Fatalf("%s never held %q: %s (%v)", file, text, b, err)
 		}
 		time.Sleep(5 * time.Millisecond) // between two looks
 	}
