@@ -95,7 +95,7 @@ Exit codes: 0 done, 1 it failed, 2 wrong use, 3 what would change is not what yo
 	}{
 		{"decide", []func(*app) *cobra.Command{newList, newShow, newApprove, newModify, newReject, newDismiss, newUndo, newWatch}},
 		{"look", []func(*app) *cobra.Command{newHistory, newAudit, newBottle}},
-		{"run", []func(*app) *cobra.Command{newEgress}},
+		{"run", []func(*app) *cobra.Command{newEgress, newUp, newDemo}},
 		{"more", []func(*app) *cobra.Command{newVersion}},
 	} {
 		for _, f := range g.commands {

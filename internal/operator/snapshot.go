@@ -191,7 +191,7 @@ func (d *Desk) bottle(ctx context.Context, b string, s *Snapshot, open map[Ref]b
 		if it.State != Bad {
 			it.setFindings(d.findings(ctx, e.Proposal))
 		}
-		it.Connected = connected(pres, ref.ID)
+		it.Connected = connected(pres, ref.ID, it.Age)
 		if it.Connected == Waiting {
 			waiting = append(waiting, ref.ID)
 		}
@@ -206,11 +206,12 @@ func (d *Desk) bottle(ctx context.Context, b string, s *Snapshot, open map[Ref]b
 	return nil
 }
 
-func connected(p queue.Presence, id queue.ID) Connected {
+// connected reads the hint. One that is older than the proposal says nothing of it: its call has just been made.
+func connected(p queue.Presence, id queue.ID, age time.Duration) Connected {
 	switch {
 	case !p.Known:
 		return Unknown
-	case p.Waiting[id] > 0:
+	case p.Waiting[id] > 0 || age < time.Since(p.At):
 		return Waiting
 	}
 	return Away
@@ -218,7 +219,7 @@ func connected(p queue.Presence, id queue.ID) Connected {
 
 func (p *Preview) connect(ctx context.Context, d *Desk, e queue.Entry) {
 	if pres, err := d.opts.Inbox.Presence(ctx, e.Proposal.Bottle); err == nil {
-		p.Connected = connected(pres, e.Proposal.ID)
+		p.Connected = connected(pres, e.Proposal.ID, e.Age)
 	}
 }
 

@@ -1,0 +1,230 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"syscall"
+	"text/template"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/bot-bottle/supervise/internal/egress"
+	"github.com/bot-bottle/supervise/queue"
+	"github.com/bot-bottle/supervise/server"
+	"github.com/bot-bottle/supervise/tools"
+)
+
+// upOptions are up's flags.
+type upOptions struct {
+	dir    string
+	bottle string
+	egress string
+	listen string
+	debug  bool
+}
+
+func newUp(a *app) *cobra.Command {
+	o := upOptions{}
+	cmd := &cobra.Command{
+		Use:   "up",
+		Short: "Run the whole loop on this machine",
+		Long: `Run the egress proxy and one bottle's sidecar in this terminal, with everything they keep
+under one directory, and print the lines that connect an agent, let it be refused, ask, and
+let you decide. For trying it out, and for an agent that runs on this machine; for
+containers see docs/deployment.md.
+
+Both listen on loopback only. The first run makes the directory; later ones find in it what
+was kept: open proposals, routes, the CA.`,
+		Example: `  supervise up
+  supervise up --listen 127.0.0.1:9200 --egress 127.0.0.1:9199`,
+		Args:        args(0, 0),
+		Annotations: takesHUP,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := queue.CheckSlug(o.bottle); err != nil {
+				return usagef("such as --bottle web", "up: --bottle: %v", err)
+			}
+			ctx, stop := interruptible(cmd.Context())
+			defer stop()
+			return a.up(ctx, o)
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&o.dir, "dir", ".supervise", "the `directory` for everything")
+	f.StringVar(&o.bottle, "bottle", "demo", "the bottle's `slug`")
+	f.StringVar(&o.egress, "egress", egress.DefaultAddr, "the `address` of the egress proxy")
+	f.StringVar(&o.listen, "listen", "127.0.0.1:9100", "the `address` of the sidecar")
+	f.BoolVar(&o.debug, "debug", false, "log more")
+	must(cmd.MarkFlagDirname("dir"))
+	return cmd
+}
+
+// layout is where up keeps what it keeps.
+type layout struct{ dir string }
+
+func (l layout) root() string            { return filepath.Join(l.dir, "queue") }
+func (l layout) mailbox(b string) string { return filepath.Join(l.dir, "queue", b) }
+func (l layout) routes() string          { return filepath.Join(l.dir, "egress", "routes.yaml") }
+func (l layout) ca() string              { return filepath.Join(l.dir, "ca") }
+func (l layout) dockerfile() string      { return filepath.Join(l.dir, "bottle", "Dockerfile") }
+func (l layout) config() string          { return filepath.Join(l.dir, "supervise.yaml") }
+
+const (
+	firstRoutes     = "# The routes of the egress proxy: what the bottle may reach. Yours to edit; approvals add to it.\nroutes: []\n"
+	firstDockerfile = "FROM debian:bookworm-slim\n"
+	generated       = "# Written by 'supervise up' at every start. Remove this line to keep your own edits.\n"
+)
+
+// settle makes what is missing and leaves what is there.
+func (l layout) settle(o upOptions) error {
+	for _, d := range []struct {
+		path string
+		mode os.FileMode
+	}{{l.dir, 0o755}, {l.root(), 0o700}, {filepath.Dir(l.routes()), 0o755}, {filepath.Dir(l.dockerfile()), 0o755}} {
+		if err := os.MkdirAll(d.path, d.mode); err != nil {
+			return fmt.Errorf("making %s: %w", d.path, err)
+		}
+	}
+	for path, text := range map[string]string{l.routes(): firstRoutes, l.dockerfile(): firstDockerfile, filepath.Join(l.dir, ".gitignore"): "*\n"} {
+		f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
+		if errors.Is(err, fs.ErrExist) {
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("making %s: %w", path, err)
+		}
+		_, err = f.WriteString(text)
+		if err := errors.Join(err, f.Close()); err != nil {
+			return fmt.Errorf("writing %s: %w", path, err)
+		}
+	}
+	have, err := os.ReadFile(l.config())
+	if err == nil && !bytes.HasPrefix(have, []byte(generated)) {
+		return nil // somebody keeps their own
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("reading %s: %w", l.config(), err)
+	}
+	text := generated + fmt.Sprintf(`root: queue
+defaults:
+  egress:
+    file: egress/routes.yaml
+    reload: none        # the proxy watches its file
+    allowlist_url: http://_egress.local/allowlist
+    proxy: http://%s
+  capability:
+    file: bottle/Dockerfile
+bottles:
+  %s: {}
+`, o.egress, o.bottle)
+	if err := os.WriteFile(l.config(), []byte(text), 0o644); err != nil {
+		return fmt.Errorf("writing %s: %w", l.config(), err)
+	}
+	return nil
+}
+
+// taken explains a port that somebody else has.
+func taken(err error, flag, what string) error {
+	if errors.Is(err, syscall.EADDRINUSE) {
+		return hint(err, "something else listens there, perhaps another 'supervise up'; %s moves %s", flag, what)
+	}
+	return err
+}
+
+func (a *app) up(ctx context.Context, o upOptions) error {
+	for _, addr := range []struct{ flag, value string }{{"--egress", o.egress}, {"--listen", o.listen}} {
+		if _, _, err := net.SplitHostPort(addr.value); err != nil {
+			return usagef("such as "+addr.flag+" 127.0.0.1:9200", "up: %s %q is not HOST:PORT", addr.flag, addr.value)
+		}
+	}
+	l := layout{o.dir}
+	if err := os.MkdirAll(l.dir, 0o755); err != nil {
+		return fmt.Errorf("making %s: %w", l.dir, err)
+	}
+	cert, key, err := ensureCA(l.ca())
+	if err != nil {
+		return err
+	}
+	log := newLog(a.err, o.debug)
+	if err := l.settle(o); err != nil { // before the proxy, which reads the routes
+		return err
+	}
+	proxy, err := egress.New(egress.Options{Addr: o.egress, RoutesFile: l.routes(), CACert: cert, CAKey: key, HUP: a.hup, Env: a.env, Logger: log})
+	if err != nil {
+		return taken(err, "--egress", "the proxy")
+	}
+	o.egress = proxy.Addr().String()
+	side, err := openSidecar(sidecarOptions{
+		Dir:    l.mailbox(o.bottle),
+		Tools:  tools.Options{Bottle: o.bottle, EgressProxy: "http://" + o.egress, Dockerfile: l.dockerfile()},
+		Server: server.Options{Addr: o.listen},
+	}, log)
+	if err != nil {
+		stopped, stop := context.WithCancel(ctx)
+		stop()
+		return errors.Join(taken(err, "--listen", "the sidecar"), proxy.Run(stopped)) // which gives its port back
+	}
+	o.listen = side.srv.Addr().String()
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return proxy.Run(ctx) })
+	g.Go(func() error { return side.Run(ctx) })
+	g.Go(func() error {
+		if err := l.settle(o); err != nil { // again, with the ports that were found for :0
+			return err
+		}
+		return a.printf("%s", banner(a, l, o))
+	})
+	return g.Wait()
+}
+
+const bannerText = `{{bold "supervise is up"}}, bottle {{.Bottle}}, everything under {{.Dir}}. ^C stops it.
+
+{{bold "Connect Claude Code"}}, in the directory where the agent works:
+  claude mcp add --transport http supervise http://{{.Listen}}/
+  HTTP_PROXY=http://{{.Egress}} HTTPS_PROXY=http://{{.Egress}} NODE_EXTRA_CA_CERTS={{.CA}} SSL_CERT_FILE={{.CA}} claude
+
+{{bold "Be refused"}}, as the agent will be:
+  curl --cacert {{.CA}} -x http://{{.Egress}} https://example.com/
+
+{{bold "Ask"}}, as the agent will. It waits for you; a client like curl that shows no progress, for 50 s:
+  curl -sN http://{{.Listen}}/ -H 'Content-Type: application/json' -H 'Accept: application/json, text/event-stream' \
+    -d '{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"egress-block","arguments":{"host":"example.com","justification":"to see how it works"}}}'
+
+{{bold "Decide"}}, in another shell:
+  {{.Self}} list --config {{.Config}}
+  {{.Self}} approve ID --config {{.Config}}
+
+`
+
+func banner(a *app, l layout, o upOptions) string {
+	abs := func(path string) string {
+		if p, err := filepath.Abs(path); err == nil {
+			return quote(p)
+		}
+		return quote(path)
+	}
+	var b bytes.Buffer
+	t := template.Must(template.New("").Funcs(template.FuncMap{"bold": a.style.bold}).Parse(bannerText))
+	err := t.Execute(&b, map[string]string{
+		"Bottle": o.bottle, "Dir": l.dir, "Listen": o.listen, "Egress": o.egress,
+		"CA": abs(filepath.Join(l.ca(), "public", "ca.pem")), "Config": quote(l.config()), "Self": self(),
+	})
+	if err != nil {
+		panic(err) // fixed text and strings
+	}
+	return b.String()
+}
+
+// self is how to call this program again from here.
+func self() string {
+	if len(os.Args) > 0 && os.Args[0] != "" {
+		return quote(os.Args[0])
+	}
+	return "supervise"
+}
