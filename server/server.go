@@ -108,6 +108,9 @@ type Server struct {
 	draining atomic.Bool
 	requests sync.WaitGroup // HTTP requests being served
 	unready  atomic.Bool    // Ready failed when last asked; so that a change is logged once
+
+	freshMu sync.Mutex        // guards fresh
+	fresh   map[net.Conn]bool // connections without a request yet; nil: they are closed at once
 }
 
 // New checks opts and starts to listen, so that a taken port is known at once. Run or Close must follow.
@@ -129,6 +132,7 @@ func New(opts Options) (*Server, error) {
 		ln:    opts.Listener,
 		hosts: hosts,
 		beats: newWheel(opts.Timings.Heartbeat, opts.Timings.Beat),
+		fresh: map[net.Conn]bool{},
 	}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
@@ -164,6 +168,7 @@ func New(opts Options) (*Server, error) {
 		IdleTimeout:       opts.Timings.Idle,
 		MaxHeaderBytes:    maxHeader,
 		BaseContext:       func(net.Listener) context.Context { return s.base },
+		ConnState:         s.connState,
 		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
 		// No WriteTimeout: it would end held calls. Each write has its own deadline.
 	}
@@ -221,6 +226,7 @@ func (s *Server) stop() error {
 
 	endCtx, cancel := context.WithTimeout(context.Background(), s.opts.Timings.Drain)
 	defer cancel()
+	s.closeFresh()
 	if err := s.http.Shutdown(endCtx); err != nil {
 		errs = append(errs, fmt.Errorf("shutting down: closing connections: %w", errors.Join(err, s.http.Close())))
 	}
@@ -239,6 +245,29 @@ func (s *Server) stop() error {
 		errs = append(errs, fmt.Errorf("shutting down: requests still run after %s", s.opts.Timings.Drain))
 	}
 	return errors.Join(errs...)
+}
+
+// connState knows the connections on which nothing has come: Shutdown would wait 5 s for their first request.
+func (s *Server) connState(c net.Conn, state http.ConnState) {
+	s.freshMu.Lock()
+	defer s.freshMu.Unlock()
+	switch {
+	case state != http.StateNew:
+		delete(s.fresh, c)
+	case s.fresh == nil:
+		c.Close()
+	default:
+		s.fresh[c] = true
+	}
+}
+
+func (s *Server) closeFresh() {
+	s.freshMu.Lock()
+	defer s.freshMu.Unlock()
+	for c := range s.fresh {
+		c.Close()
+	}
+	s.fresh = nil
 }
 
 // closeSession closes one session of the SDK. It returns when its calls have.
