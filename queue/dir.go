@@ -348,9 +348,9 @@ func (d *Dir) Wait(ctx context.Context, id ID) (Response, error) {
 
 	// What came before that no event will announce.
 	e, err := d.Get(ctx, id)
-	if err != nil {
+	if err != nil && (errors.Is(err, ErrNotFound) || errors.Is(err, ErrBad) || !d.isOpen(id)) {
 		return Response{}, err
-	}
+	} // else the directory is gone for a while, and the answer comes when it is back
 	if e.Response != nil {
 		return *e.Response, nil
 	}
@@ -363,6 +363,12 @@ func (d *Dir) Wait(ctx context.Context, id ID) (Response, error) {
 	case <-d.done:
 		return Response{}, ErrClosed
 	}
+}
+
+func (d *Dir) isOpen(id ID) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return !d.closed && d.open[id] != nil
 }
 
 func (d *Dir) leave(id ID, ch chan<- result) {

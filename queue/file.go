@@ -261,10 +261,17 @@ func archived(name string) string {
 // splitName tells which id a name stands for and in what role (one of the suffixes). Names that are nobody's
 // have no role; a name with a role and no valid id is bad.
 func splitName(name string) (id ID, role string) {
+	stem, role := cutRole(name)
+	if role != "" {
+		id, _ = ParseID(stem)
+	}
+	return id, role
+}
+
+func cutRole(name string) (stem, role string) {
 	for _, s := range []string{proposalSuffix, responseSuffix, lateSuffix} {
 		if stem, ok := strings.CutSuffix(name, s); ok {
-			id, _ = ParseID(stem)
-			return id, s
+			return stem, s
 		}
 	}
 	return "", ""

@@ -14,11 +14,10 @@ import (
 // Mem keeps mailboxes in memory: the backend for tests of everything that uses one. It is the Inbox; Mailbox gives the
 // other side. Time in it is time.Now, so that it works in a synctest bubble.
 type Mem struct {
-	mu     sync.Mutex
-	boxes  map[string]*memBox
-	subs   map[chan struct{}]bool
-	fault  Fault
-	closed bool
+	mu    sync.Mutex
+	boxes map[string]*memBox
+	subs  map[chan struct{}]bool
+	fault Fault
 }
 
 type memBox struct {
@@ -26,13 +25,13 @@ type memBox struct {
 	order   []ID // as archived
 	open    int  // mailboxes that are open
 	waiting map[ID]int
-	rang    chan struct{} // closed and replaced when anything changes
-	at      time.Time     // of the last sign of a sidecar
+	at      time.Time // of the last sign of a sidecar
 }
 
 type memEntry struct {
 	p         Proposal
-	resp      *Response
+	resp      *Response     // set once
+	answered  chan struct{} // closed when resp is set
 	arrived   time.Time
 	delivered time.Time
 }
@@ -58,18 +57,16 @@ func (m *Mem) Mailbox(slug string) Mailbox {
 	defer m.mu.Unlock()
 	b := m.boxes[slug]
 	if b == nil {
-		b = &memBox{entries: map[ID]*memEntry{}, waiting: map[ID]int{}, rang: make(chan struct{})}
+		b = &memBox{entries: map[ID]*memEntry{}, waiting: map[ID]int{}}
 		m.boxes[slug] = b
 	}
 	b.open++
 	b.at = time.Now()
-	m.ringLocked(b)
+	m.ringLocked()
 	return &memMailbox{m: m, b: b, slug: slug, done: make(chan struct{})}
 }
 
-func (m *Mem) ringLocked(b *memBox) {
-	close(b.rang)
-	b.rang = make(chan struct{})
+func (m *Mem) ringLocked() {
 	for ch := range m.subs {
 		select {
 		case ch <- struct{}{}:
@@ -78,11 +75,11 @@ func (m *Mem) ringLocked(b *memBox) {
 	}
 }
 
-// stepLocked changes b by act, with the faults injected; a reply may be lost after act.
-func (m *Mem) stepLocked(b *memBox, name string, act func()) error {
+// stepLocked changes what is stored by act, with the faults injected; a reply may be lost after act.
+func (m *Mem) stepLocked(name string, act func()) error {
 	return m.fault.do(name, func() error {
 		act()
-		m.ringLocked(b)
+		m.ringLocked()
 		return nil
 	})
 }
@@ -163,7 +160,7 @@ func (x *memMailbox) Put(ctx context.Context, p Proposal) error {
 		}
 		return nil
 	}
-	return x.m.stepLocked(x.b, "put", func() { x.b.entries[p.ID] = &memEntry{p: p, arrived: time.Now()} })
+	return x.m.stepLocked("put", func() { x.b.entries[p.ID] = &memEntry{p: p, arrived: time.Now(), answered: make(chan struct{})} })
 }
 
 func (x *memMailbox) Get(ctx context.Context, id ID) (Entry, error) {
@@ -182,30 +179,27 @@ func (x *memMailbox) Get(ctx context.Context, id ID) (Entry, error) {
 func (x *memMailbox) Wait(ctx context.Context, id ID) (Response, error) {
 	x.count(id, 1)
 	defer x.count(id, -1)
-	for {
-		x.m.mu.Lock()
-		rang := x.b.rang
-		closed := x.isClosed()
-		e, err := x.b.getLocked(id)
-		if err == nil && e.resp != nil && !closed {
-			r := *e.resp
-			x.m.mu.Unlock()
-			return r, nil
-		}
-		x.m.mu.Unlock()
-		if closed {
-			return Response{}, ErrClosed
-		}
-		if err != nil {
-			return Response{}, err
-		}
-		select {
-		case <-rang:
-		case <-x.done:
-			return Response{}, ErrClosed
-		case <-ctx.Done():
-			return Response{}, context.Cause(ctx)
-		}
+	unlock, err := x.lock(context.WithoutCancel(ctx))
+	if err != nil {
+		return Response{}, err
+	}
+	e, err := x.b.getLocked(id)
+	unlock()
+	if err != nil {
+		return Response{}, err
+	}
+	select {
+	case <-e.answered: // an answer that is there is returned, whatever else has happened
+		return *e.resp, nil
+	default:
+	}
+	select {
+	case <-e.answered:
+		return *e.resp, nil
+	case <-x.done:
+		return Response{}, ErrClosed
+	case <-ctx.Done():
+		return Response{}, context.Cause(ctx)
 	}
 }
 
@@ -281,7 +275,7 @@ func (x *memMailbox) archiveLocked(id ID) error {
 	if !e.delivered.IsZero() {
 		return nil
 	}
-	return x.m.stepLocked(x.b, "archive", func() {
+	return x.m.stepLocked("archive", func() {
 		e.delivered = time.Now()
 		x.b.order = append(x.b.order, id)
 	})
@@ -293,7 +287,7 @@ func (x *memMailbox) Close() error {
 		defer x.m.mu.Unlock()
 		close(x.done)
 		x.b.open--
-		x.m.ringLocked(x.b)
+		x.m.ringLocked()
 	})
 	return nil
 }
@@ -307,10 +301,6 @@ func (m *Mem) lockBox(ctx context.Context, bottle string) (b *memBox, unlock fun
 		return nil, nil, err
 	}
 	m.mu.Lock()
-	if m.closed {
-		m.mu.Unlock()
-		return nil, nil, ErrClosed
-	}
 	if b = m.boxes[bottle]; b == nil {
 		m.mu.Unlock()
 		return nil, nil, &bottleError{bottle, "memory"}
@@ -325,9 +315,6 @@ func (m *Mem) Bottles(ctx context.Context) ([]string, error) {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.closed {
-		return nil, ErrClosed
-	}
 	return slices.Sorted(maps.Keys(m.boxes)), nil
 }
 
@@ -392,7 +379,10 @@ func (m *Mem) respond(ctx context.Context, bottle string, r Response) error {
 	case e.resp != nil:
 		return &ConflictError{ID: r.ProposalID, Response: *e.resp}
 	}
-	return m.stepLocked(b, "respond", func() { e.resp = &r })
+	return m.stepLocked("respond", func() {
+		e.resp = &r
+		close(e.answered)
+	})
 }
 
 // Presence implements Inbox.
@@ -421,9 +411,6 @@ func (m *Mem) Changes(ctx context.Context) (<-chan struct{}, error) {
 	ch <- struct{}{}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.closed {
-		return nil, ErrClosed
-	}
 	m.subs[ch] = true
 	context.AfterFunc(ctx, func() {
 		m.mu.Lock()
@@ -451,15 +438,14 @@ func (m *Mem) Forget(ctx context.Context, bottle string) error {
 		return fmt.Errorf("forgetting %s: %w; stop it first", bottle, ErrLocked)
 	}
 	delete(m.boxes, bottle)
-	m.ringLocked(b)
+	m.ringLocked()
 	return nil
 }
 
-// Close implements Inbox. Mailboxes stay open.
+// Close implements Inbox: it ends what Changes returned. Mem stays usable, for whoever opens the other side of it again.
 func (m *Mem) Close() error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.closed = true
 	for ch := range m.subs {
 		m.dropLocked(ch)
 	}

@@ -28,8 +28,9 @@ func (l *dirLoop) newView(flooded bool) *view {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	v := &view{
-		dirLoop: l, known: maps.Clone(l.open), knownBad: l.Dir.bad, waited: map[ID]bool{}, flooded: flooded,
-		open: map[ID]*standing{}, bad: map[string]*badName{}, orphans: map[ID]seen{},
+		dirLoop: l, known: maps.Clone(l.open), knownBad: l.Dir.bad, flooded: flooded,
+		waited: make(map[ID]bool, len(l.waiters)),
+		open:   make(map[ID]*standing, len(l.open)+8), bad: map[string]*badName{}, orphans: map[ID]seen{},
 		answers: map[ID]Response{}, failed: map[ID]error{},
 	}
 	for id := range l.waiters {
