@@ -95,7 +95,7 @@ Exit codes: 0 done, 1 it failed, 2 wrong use, 3 what would change is not what yo
 	}{
 		{"decide", []func(*app) *cobra.Command{newList, newShow, newApprove, newModify, newReject, newDismiss, newUndo, newWatch}},
 		{"look", []func(*app) *cobra.Command{newHistory, newAudit, newBottle}},
-		{"run", []func(*app) *cobra.Command{newEgress, newUp, newDemo}},
+		{"run", []func(*app) *cobra.Command{newServe, newHealthcheck, newEgress, newUp, newDemo}},
 		{"more", []func(*app) *cobra.Command{newVersion}},
 	} {
 		for _, f := range g.commands {
@@ -176,7 +176,9 @@ func (a *app) say(format string, args ...any) {
 // interruptible returns a context that the first ^C or SIGTERM ends. Until it is called both end the process,
 // as they should while a question is asked.
 func interruptible(ctx context.Context) (context.Context, context.CancelFunc) {
-	return signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
+	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop) // the second one does not ask
+	return ctx, stop
 }
 
 // terminal returns the file behind a stream if it is a terminal.

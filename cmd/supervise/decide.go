@@ -116,11 +116,19 @@ func (a *app) check(cmd *cobra.Command, id string, c choice) error {
 	switch {
 	case c.digest != "" && c.yes:
 		return usagef("--digest approves what you saw, --yes what it prints itself", "%s--digest and --yes exclude each other", name(cmd))
+	case len(unknownCodes(c.accept)) > 0:
+		return usagef("docs/findings.md lists them; supervise show "+quote(id)+" has those of this proposal", "%sno finding has the code %q", name(cmd), strings.Join(unknownCodes(c.accept), ", "))
 	case c.digest == "" && !c.yes && (!a.inTTY || !a.style.tty || a.json):
 		return usagef(fmt.Sprintf("supervise show %s prints the digest for --digest; --yes approves what it prints itself", quote(id)),
 			"%sthere is no terminal to ask on", name(cmd))
 	}
 	return nil
+}
+
+func unknownCodes(codes []string) []string {
+	return slices.DeleteFunc(slices.Clone(codes), func(code string) bool {
+		return slices.ContainsFunc(operator.FindingCodes(), func(f operator.FindingDoc) bool { return f.Code == code })
+	})
 }
 
 // approve decides on a proposal, or on an edit of it. p is what was looked at already, if anything.

@@ -64,13 +64,13 @@ func (a *app) dismiss(ctx context.Context, d *desk, names []string, sure bool) e
 	}
 	done, err := d.Dismiss(ctx, refs...)
 	if a.json {
+		if len(done) == 0 && err != nil {
+			return err
+		}
 		if done == nil {
 			done = []*operator.Result{}
 		}
-		if err != nil {
-			return err
-		}
-		return a.printJSON(dismissedJSON{done})
+		return errors.Join(err, a.printJSON(dismissedJSON{done}))
 	}
 	for _, r := range done {
 		if perr := a.printf("dismissed %s of bottle %s\n", r.Ref, r.Ref.Bottle); perr != nil {

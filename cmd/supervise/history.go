@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -92,12 +93,18 @@ type historyJSON struct {
 
 func (a *app) history(cmd *cobra.Command, d *desk, f operator.HistoryFilter) error {
 	entries := []operator.LedgerEntry{}
+	var broken []error
 	for e, err := range d.History(cmd.Context(), f) {
 		if err != nil {
-			return err
+			broken = append(broken, err) // the lines around it are still worth seeing
+			continue
 		}
 		entries = append(entries, e)
 	}
+	return errors.Join(append([]error{a.showHistory(d, entries, f.Limit)}, broken...)...)
+}
+
+func (a *app) showHistory(d *desk, entries []operator.LedgerEntry, limit int) error {
 	if a.json {
 		return a.printJSON(historyJSON{entries})
 	}
@@ -121,8 +128,8 @@ func (a *app) history(cmd *cobra.Command, d *desk, f operator.HistoryFilter) err
 	if err := a.printf("%s", t.String()); err != nil {
 		return err
 	}
-	if f.Limit > 0 && len(entries) == f.Limit {
-		return a.printf("%s\n", a.style.dim(fmt.Sprintf("The newest %d; --limit 0 shows all.", f.Limit)))
+	if limit > 0 && len(entries) == limit {
+		return a.printf("%s\n", a.style.dim(fmt.Sprintf("The newest %d; --limit 0 shows all.", limit)))
 	}
 	return nil
 }

@@ -93,14 +93,13 @@ func (a *app) list(d *desk, s *operator.Snapshot, all bool) error {
 		for i := range s.Items {
 			fill(&s.Items[i])
 		}
+		if s.Bottles == nil {
+			s.Bottles = []string{}
+		}
 		return a.printJSON(listJSON{d.root, s})
 	}
 	for _, p := range s.Problems {
-		where := p.Bottle
-		if p.Name != "" {
-			where += "/" + p.Name.Line(80)
-		}
-		a.say("mailbox %s: %s", where, p.Text.Line(300))
+		a.say("mailbox %s: %s", where(p), p.Text.Line(300))
 	}
 	t := table{style: a.style, head: []string{"ID", "BOTTLE", "TOOL", "AGE", "AGENT", "ASKS TO"}}
 	folded := 0
@@ -130,6 +129,14 @@ func (a *app) list(d *desk, s *operator.Snapshot, all bool) error {
 		return a.printf("%s\n", a.style.dim(fmt.Sprintf("%s not shown, since nobody has waited for 72 hours: supervise list --all%s", count(folded, "abandoned proposal"), a.again())))
 	}
 	return nil
+}
+
+// where names what a problem is about.
+func where(p operator.Problem) string {
+	if p.Bottle == "" || p.Name == "" {
+		return p.Bottle + p.Name.Line(80)
+	}
+	return p.Bottle + "/" + p.Name.Line(80)
 }
 
 func count(n int, what string) string {

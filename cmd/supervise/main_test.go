@@ -8,6 +8,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/url"
 	"os"
@@ -21,6 +22,7 @@ import (
 	"unicode"
 	"unicode/utf8"
 
+	"github.com/modelcontextprotocol/go-sdk/mcp"
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"github.com/bot-bottle/supervise/internal/apply"
@@ -75,6 +77,8 @@ func TestScripts(t *testing.T) {
 			"crash":     crash,
 			"address":   address,
 			"get":       get,
+			"port":      port,
+			"ask":       ask,
 		},
 	})
 }
@@ -162,6 +166,42 @@ func address(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Fatalf("usage: address FILE NAME")
 	}
 	ts.Setenv(args[1], addrRE.FindString(ts.ReadFile(args[0])))
+}
+
+// port ADDR NAME sets NAME to the port of an address.
+func port(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: port ADDR NAME")
+	}
+	_, p, err := net.SplitHostPort(args[0])
+	ts.Check(err)
+	ts.Setenv(args[1], p)
+}
+
+// ask ADDR TOOL ARGUMENTS FILE calls a tool as an agent does, in the background, and writes the answer's text to FILE.
+func ask(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 4 {
+		ts.Fatalf("usage: ask ADDR TOOL ARGUMENTS FILE")
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	client := mcp.NewClient(&mcp.Implementation{Name: "script", Version: "1"}, nil)
+	session, err := client.Connect(ctx, &mcp.StreamableClientTransport{Endpoint: "http://" + args[0] + "/"}, nil)
+	ts.Check(err)
+	file := ts.MkAbs(args[3])
+	var call sync.WaitGroup
+	call.Go(func() {
+		res, err := session.CallTool(ctx, &mcp.CallToolParams{Name: args[1], Arguments: json.RawMessage(args[2])})
+		text := fmt.Sprint(err)
+		if err == nil {
+			text = res.Content[0].(*mcp.TextContent).Text
+		}
+		_ = os.WriteFile(file, []byte(text), 0o600) // the script waits for it, and says so when it does not come
+	})
+	ts.Defer(func() {
+		cancel()
+		call.Wait()
+		_ = session.Close() // its server may have gone
+	})
 }
 
 // get URL [PROXY] prints the status and the body.

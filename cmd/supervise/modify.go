@@ -7,7 +7,9 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
+	"syscall"
 
 	"github.com/spf13/cobra"
 
@@ -122,6 +124,10 @@ func (a *app) editor(cmd *cobra.Command, file string) error {
 	editor := cmp.Or(a.env("VISUAL"), a.env("EDITOR"), "vi")
 	c := exec.CommandContext(cmd.Context(), "sh", "-c", editor+` "$@"`, editor, file) // as it may have arguments
 	c.Stdin, c.Stdout, c.Stderr = a.in, a.out, a.err
+	// ^C is the editor's while it runs. Caught, not ignored: the editor would inherit that.
+	keys := make(chan os.Signal, 1)
+	signal.Notify(keys, os.Interrupt, syscall.SIGQUIT)
+	defer signal.Stop(keys)
 	if err := c.Run(); err != nil {
 		return hint(fmt.Errorf("running the editor %s: %w", quote(editor), err), "set EDITOR, or pass an edited file with --file")
 	}

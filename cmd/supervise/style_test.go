@@ -9,6 +9,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/bot-bottle/supervise/internal/operator"
+	"github.com/bot-bottle/supervise/internal/safetext"
 	"github.com/bot-bottle/supervise/queue"
 )
 
@@ -142,5 +143,34 @@ func TestLineWriter(t *testing.T) {
 	want := "  one\n  two\n  \\x1b[2Jthree\n  \n  " + strings.Repeat("x", longest) + "\n  y\n  end\n"
 	if diff := cmp.Diff(want, out.String()); diff != "" {
 		t.Errorf("lines (-want +got):\n%s", diff)
+	}
+}
+
+// TestChanged: what a stale decision prints is a diff against what was seen, if we showed it.
+func TestChanged(t *testing.T) {
+	preview := func(diff string) *operator.Preview {
+		return &operator.Preview{
+			Item:    operator.Item{Ref: operator.Ref{Bottle: "web", ID: "0197f3b2-6d1e-7c3a-9b58-3f6f0a2c4d1e"}, Summary: "allow example.com", State: operator.Open},
+			Targets: []operator.TargetView{{Kind: "egress", Path: "routes.yaml", Changed: true, Diff: safetext.Untrusted(diff)}},
+		}
+	}
+	seen, now := preview("+  - host: example.com\n"), preview("+      - /all\x1b[2J\n")
+	seen.Age, now.Age = time.Second, time.Hour
+	for _, tt := range []struct {
+		name string
+		seen *operator.Preview
+		want string
+	}{
+		{"seen", seen, "  -  +  - host: example.com\n  +  +      - /all\\x1b[2J\n"},
+		{"not seen", nil, "What would change now:\n\nasks to   allow example.com\n"},
+	} {
+		var out bytes.Buffer
+		a := &app{out: &out}
+		if err := a.changed(tt.seen, now); err != nil {
+			t.Errorf("%s: changed: %v", tt.name, err)
+		}
+		if got := out.String(); !strings.Contains(got, tt.want) || tt.seen != nil && strings.Contains(got, "+arrived") || strings.Contains(got, "\x1b") {
+			t.Errorf("%s: changed printed:\n%s\nwant in it:\n%s", tt.name, got, tt.want)
+		}
 	}
 }

@@ -90,8 +90,13 @@ type watcher struct {
 }
 
 func lastSeq(ctx context.Context, d *desk) (int64, error) {
-	for e, err := range d.History(ctx, operator.HistoryFilter{Limit: 1}) {
-		return e.Seq, err
+	for e, err := range d.History(ctx, operator.HistoryFilter{}) {
+		if err == nil {
+			return e.Seq, nil
+		}
+		if ctx.Err() != nil {
+			return 0, err
+		}
 	}
 	return 0, nil
 }
@@ -99,9 +104,14 @@ func lastSeq(ctx context.Context, d *desk) (int64, error) {
 // look tells what is new: decisions first, since what they are about was told before.
 func (w *watcher) look(ctx context.Context) error {
 	var lines []operator.LedgerEntry
+	var broken []operator.Problem
 	for e, err := range w.History(ctx, operator.HistoryFilter{}) {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
 		if err != nil {
-			return err
+			broken = append(broken, operator.Problem{Name: "ledger", Text: safetext.Untrusted(err.Error())})
+			break
 		}
 		if e.Seq <= w.seq {
 			break
@@ -131,7 +141,7 @@ func (w *watcher) look(ctx context.Context) error {
 	}
 	w.shown = now
 	problems := map[operator.Problem]bool{}
-	for _, p := range s.Problems {
+	for _, p := range append(broken, s.Problems...) {
 		problems[p] = true
 		if w.problems[p] {
 			continue
@@ -153,7 +163,7 @@ func (w *watcher) tell(l watched) error {
 		it := l.Item
 		state := ""
 		if it.State != operator.Open {
-			state = w.style.warn(string(it.State)+" ") + ""
+			state = w.style.warn(string(it.State)) + "  "
 		}
 		text := fmt.Sprintf("%s  %s  %s%s  %s  %s: %s", clock(it.ArrivedAt), w.style.bold("asks"), state, it.ID, it.Bottle, safetext.Line(it.Tool, 20), it.Summary.Line(200))
 		if f := w.findingCodes(it.Findings); f != "" {
@@ -175,7 +185,7 @@ func (w *watcher) tell(l watched) error {
 		return w.printf("%s\n", text)
 	}
 	p := l.Problem
-	return w.printf("%s  problem  %s/%s: %s\n", clock(time.Now()), p.Bottle, p.Name.Line(80), p.Text.Line(200))
+	return w.printf("%s  problem  %s: %s\n", clock(time.Now()), where(*p), p.Text.Line(200))
 }
 
 func clock(t time.Time) string {

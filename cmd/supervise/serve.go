@@ -1,0 +1,134 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/bot-bottle/supervise/internal/config"
+	"github.com/bot-bottle/supervise/queue"
+	"github.com/bot-bottle/supervise/server"
+	"github.com/bot-bottle/supervise/tools"
+)
+
+func newServe(a *app) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "serve",
+		Short: "The sidecar: what a bottle's agent asks through",
+		Long: `Serve the tools of one bottle over MCP (streamable HTTP), and keep what its agent asks for in
+the bottle's mailbox until an operator answers.
+
+Every flag is an environment variable too (--max-pending is SUPERVISE_MAX_PENDING); a flag
+wins. Secrets are variables only: SUPERVISE_TOKEN, or SUPERVISE_TOKEN_FILE, is the bearer
+token that clients must send. Without one, every neighbour on the network speaks for the
+bottle.
+
+On SIGTERM every held call is answered with "status: pending"; nothing is lost by it.`,
+		Example: `  SUPERVISE_BOTTLE_SLUG=web SUPERVISE_TOKEN_FILE=/run/secrets/token supervise serve
+  supervise serve --bottle-slug web --queue-dir ./queue/web --bind 127.0.0.1`,
+		Args:        args(0, 0),
+		Annotations: takesHUP,
+	}
+	settings(cmd)
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		cfg, err := config.LoadSidecar(a.env, given(cmd))
+		if err != nil {
+			return usagef("supervise serve --help lists the settings", "serve: %v", err)
+		}
+		hold, err := tools.ParseHold(cfg.Hold)
+		if err != nil {
+			return usagef("such as SUPERVISE_HOLD=240s, or codex-mcp-client=240s,*=50s", "serve: SUPERVISE_HOLD: %v", err)
+		}
+		ctx, stop := interruptible(cmd.Context())
+		defer stop()
+		return a.serve(ctx, cfg, hold)
+	}
+	return cmd
+}
+
+// settings gives a command the sidecar's flags: all, or those that are named.
+func settings(cmd *cobra.Command, only ...string) {
+	for _, v := range config.SidecarVars() {
+		if v.Flag == "" || len(only) > 0 && !slices.Contains(only, v.Flag) {
+			continue
+		}
+		f := &setting{value: v.Default, kind: "value"}
+		if v.Default == "false" {
+			f.kind = "bool"
+		}
+		flag := cmd.Flags().VarPF(f, v.Flag, "", v.Usage)
+		if f.kind == "bool" {
+			flag.NoOptDefVal = "true"
+		}
+	}
+}
+
+// setting is a flag whose text package config reads, as it reads the environment.
+type setting struct{ value, kind string }
+
+func (s *setting) String() string         { return s.value }
+func (s *setting) Set(value string) error { s.value = value; return nil }
+func (s *setting) Type() string           { return s.kind }
+
+// given are the flags that were set.
+func given(cmd *cobra.Command) map[string]string {
+	out := map[string]string{}
+	cmd.Flags().Visit(func(f *pflag.Flag) { out[f.Name] = f.Value.String() })
+	return out
+}
+
+func (a *app) serve(ctx context.Context, cfg config.Sidecar, hold func(string) (time.Duration, bool)) error {
+	log := newLog(a.err, cfg.Debug)
+	side, err := openSidecar(sidecarOptions{
+		Dir: cfg.QueueDir,
+		Tools: tools.Options{
+			Bottle: cfg.BottleSlug, Hold: hold, Redeliver: cfg.Redeliver, MaxPending: cfg.MaxPending, MaxWaiting: cfg.MaxWaiting,
+			EgressProxy: cfg.EgressProxy, Dockerfile: cfg.Dockerfile,
+		},
+		Server: server.Options{
+			Addr: cfg.Addr(), Token: string(cfg.Token), AllowedHosts: cfg.AllowedHosts,
+			Ready: func() error { return mailboxThere(cfg.QueueDir) },
+		},
+	}, log)
+	switch {
+	case errors.Is(err, queue.ErrLocked):
+		return hint(err, "another sidecar serves this bottle: stop it, or give this one a mailbox of its own")
+	case errors.Is(err, syscall.EADDRINUSE):
+		return hint(err, "something else listens there; SUPERVISE_PORT, or --port, moves the sidecar")
+	case err != nil:
+		return err
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return side.Run(ctx) })
+	g.Go(func() error {
+		for {
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-a.hup:
+				log.Info("SIGHUP: there is nothing to reload; the environment is read at start")
+			}
+		}
+	})
+	return g.Wait()
+}
+
+// mailboxThere fails once the directory has gone, as when a mount is lost.
+func mailboxThere(dir string) error {
+	st, err := os.Stat(dir)
+	if err != nil {
+		return fmt.Errorf("the mailbox: %w", err)
+	}
+	if !st.IsDir() {
+		return fmt.Errorf("the mailbox %s is not a directory", dir)
+	}
+	return nil
+}
