@@ -26,13 +26,18 @@ type desk struct {
 
 func (d *desk) Close() error { return d.inbox.Close() }
 
-// deskFlags gives a command what openDesk reads.
+// deskFlags gives a command what openDesk reads, and --json.
 func (a *app) deskFlags(cmd *cobra.Command) {
+	a.rootFlags(cmd)
+	a.jsonFlag(cmd)
+}
+
+// rootFlags gives a command what openDesk reads.
+func (a *app) rootFlags(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&a.root, "root", "", "the mailboxes' `directory` (else SUPERVISE_ROOT, the configuration's root, the state directory)")
 	cmd.Flags().StringVar(&a.config, "config", "", "the configuration `file` (else supervise.yaml here, or in $XDG_CONFIG_HOME/supervise)")
 	must(cmd.MarkFlagDirname("root"))
 	must(cmd.MarkFlagFilename("config", "yaml", "yml"))
-	a.jsonFlag(cmd)
 }
 
 func must(err error) {
@@ -56,8 +61,12 @@ func (a *app) withDesk(f func(cmd *cobra.Command, d *desk, args []string) error)
 	}
 }
 
-// openDesk wires the desk of this host: configuration, mailboxes, and the hand that changes the targets.
-func (a *app) openDesk() (*desk, error) {
+// openDesk is the desk of a command.
+func (a *app) openDesk() (*desk, error) { return a.openDeskVia("cli") }
+
+// openDeskVia wires the desk of this host: configuration, mailboxes, and the hand that changes the targets. The ledger
+// says via what was decided.
+func (a *app) openDeskVia(via string) (*desk, error) {
 	host, err := config.LoadHost(a.config, a.env)
 	if err != nil {
 		return nil, hint(err, "docs/configuration.md describes supervise.yaml")
@@ -74,7 +83,7 @@ func (a *app) openDesk() (*desk, error) {
 	if err != nil {
 		return nil, err
 	}
-	d, err := operator.New(operator.Options{Root: root, Inbox: inbox, Hand: hand, Via: "cli"})
+	d, err := operator.New(operator.Options{Root: root, Inbox: inbox, Hand: hand, Via: via})
 	if err != nil {
 		return nil, errors.Join(err, inbox.Close())
 	}

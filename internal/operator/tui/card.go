@@ -36,7 +36,7 @@ func (c *card) current() bool { return c != nil && c.p != nil && c.of == c.edit 
 
 // open tells whether there is something to decide.
 func (c *card) open() bool {
-	if c == nil || c.p == nil || c.p.Decision != nil {
+	if c == nil || c.p == nil || c.p.Decision != nil || c.did != "" {
 		return false
 	}
 	switch c.p.State {
@@ -116,8 +116,7 @@ func (c *card) banner(s *sheet) {
 		s.para(warn, c.badEdit)
 		s.para(dim, "e edits it again, esc drops it. Below is what was proposed.")
 	} else if c.edit != nil && c.p != nil && c.p.Decision == nil {
-		s.para(warn, "YOUR EDIT")
-		s.para(plain, "This is what would change with it; esc drops it.")
+		s.para(warn, "YOUR EDIT, and what would change with it")
 	}
 	if c.changed != nil && c.p != nil {
 		s.para(danger, "CHANGED SINCE YOU LOOKED")
@@ -173,7 +172,7 @@ func (c *card) position(w, h int) string {
 	}
 	text := fmt.Sprintf("%d–%d of %d", c.scroll+1, min(c.scroll+h, n), n)
 	if u := c.unseen(); u > 0 && c.open() {
-		text += fmt.Sprintf(", %s unseen", count(u, "changed line"))
+		text += ", " + count(u, "change") + " unseen"
 	}
 	return text
 }

@@ -109,8 +109,8 @@ func (s *sheet) diff(text string, counts bool) {
 	}
 }
 
-// saysLines is how much of what the agent says stands before what would change.
-const saysLines = 4
+// saysLines is how much of what the agent says stands before what would change: a long plea must not push it away.
+const saysLines = 2
 
 // preview is everything an operator decides on, in the order in which one reads it.
 func (s *sheet) preview(p *operator.Preview) {
@@ -118,8 +118,7 @@ func (s *sheet) preview(p *operator.Preview) {
 	if h := safetext.Host(p.Host.Raw()); p.Host != "" && h != p.Host.Raw() {
 		s.field("host", warn, steady(h))
 	}
-	s.field("bottle", bold, p.Bottle)
-	s.field("tool", plain, oneLine(p.Tool))
+	s.field("bottle", plain, p.Bottle+", by "+oneLine(p.Tool))
 	if p.Decision == nil {
 		s.field("agent", plain, agent(p.Connected))
 	}
@@ -129,10 +128,16 @@ func (s *sheet) preview(p *operator.Preview) {
 	}
 	var long bool
 	says := agentText(p.Justification)
-	if p.Decision == nil {
+	switch {
+	case p.Decision != nil:
+	case p.Edited != "":
+		s.heading("your edit of what was proposed")
+		s.diff(udiff.Unified("proposed", "edited", agentText(p.Proposed), agentText(p.Edited)), false)
+		long = true
+	default:
 		s.heading("the agent says (nobody has checked it)")
 		if long = s.fence("", says, saysLines); long {
-			s.add(span{dim, "│ … (all of it is at the end)"})
+			s.add(span{dim, "│ … all of it is at the end"})
 		}
 	}
 	s.findings(p.Findings)
@@ -147,7 +152,7 @@ func (s *sheet) preview(p *operator.Preview) {
 		s.fence("", says, 0)
 	}
 	s.blank()
-	s.field("proposal", dim, string(p.ID))
+	s.add(span{dim, "id " + string(p.ID)})
 	s.field("arrived", dim, when(p.ArrivedAt))
 	s.field("digest", dim, p.Digest)
 }
@@ -157,9 +162,9 @@ func agent(c operator.Connected) string {
 	case operator.Waiting:
 		return "waiting for the answer"
 	case operator.Away:
-		return "not waiting now; gets the answer when it asks again"
+		return "not waiting now, has to ask again"
 	}
-	return "unknown: its sidecar has been silent for 90 s; it gets the answer when it asks again"
+	return "unknown, its sidecar is silent"
 }
 
 func earlier(e *operator.Earlier) string {
@@ -270,9 +275,7 @@ func (s *sheet) targets(p *operator.Preview) {
 // files shows the payload itself where no diff of a target shows all of it.
 func (s *sheet) files(p *operator.Preview) {
 	switch {
-	case p.Edited != "":
-		s.heading("your edit of what was proposed")
-		s.diff(udiff.Unified("proposed", "edited", agentText(p.Proposed), agentText(p.Edited)), true)
+	case p.Edited != "": // stands above
 	case p.Decision != nil && p.Decision.FinalFile != "":
 		s.heading("applied instead of what was proposed")
 		s.diff(udiff.Unified("proposed", "applied", agentText(p.Proposed), agentText(p.Decision.FinalFile)), false)
