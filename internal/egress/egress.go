@@ -182,8 +182,8 @@ func (p *Proxy) Reload() error {
 	return err
 }
 
-// Run serves until ctx ends, then gives requests in flight the grace and cuts what is left. When it
-// returns, no connection and no goroutine of the proxy is left. The end of ctx is no error.
+// Run serves until ctx ends, then gives requests in flight the grace and cuts what is left, tunnels and
+// WebSockets at once. When it returns, every client's connection has been closed by whoever served it. The end of ctx is no error.
 func (p *Proxy) Run(ctx context.Context) error {
 	// Requests outlive ctx by the grace: they hang on hard instead.
 	hard, cut := context.WithCancel(context.WithoutCancel(ctx))

@@ -176,7 +176,8 @@ func TestMaxConns(t *testing.T) {
 
 // TestHeaderLimits: a header that is too big or too slow ends the connection.
 func TestHeaderLimits(t *testing.T) {
-	p := newEchoWorld(t).start(table1, true, Options{Timings: Timings{Header: 50 * time.Millisecond}})
+	w := newEchoWorld(t)
+	p := w.start(table1, true, Options{})
 	res, err := http.ReadResponse(bufio.NewReader(p.raw("GET http://whole.example.com/ HTTP/1.1\r\nHost: x\r\nX-Big: "+strings.Repeat("a", 128<<10)+"\r\n\r\n")), nil)
 	if err != nil {
 		t.Fatal(err)
@@ -184,6 +185,7 @@ func TestHeaderLimits(t *testing.T) {
 	if res.StatusCode != 431 {
 		t.Errorf("128 KiB of header = %s, want 431", res.Status)
 	}
+	p = w.start(table1, true, Options{Timings: Timings{Header: 50 * time.Millisecond}})
 	c := p.raw("GET http://whole.example.com/ HTTP/1.1\r\nHost")
 	if rest, err := io.ReadAll(c); err != nil || strings.Contains(string(rest), " 200 ") {
 		t.Errorf("half a header: %q, %v; want the end of the connection", rest, err)

@@ -131,12 +131,17 @@ func (p *Proxy) watch(ctx context.Context) {
 	// A file that is written in place is empty for a moment, which is a table that allows nothing.
 	const settle = 10 * time.Millisecond
 	var settled <-chan time.Time // nil: no event since the last reload
+	hup := p.opts.HUP
 	p.Reload()                   // what changed between New and the watch
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case <-p.opts.HUP:
+		case _, ok := <-hup:
+			if !ok {
+				hup = nil
+				continue
+			}
 			p.log.Info("reload asked for by signal")
 			p.Reload()
 		case _, ok := <-events:
