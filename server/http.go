@@ -150,7 +150,7 @@ func (s *Server) serveMCP(w http.ResponseWriter, r *http.Request, rc *http.Respo
 	handler := s.stateful
 	initializes := slices.ContainsFunc(msgs, func(m message) bool { return m.Method == "initialize" })
 	bare := r.Method == http.MethodPost && version == "" && r.Header.Get(sessionHeader) == ""
-	if !initializes && (newEra(version) || bare) {
+	if newEra(version) || bare && !initializes {
 		handler = s.stateless
 		r.Header.Del(sessionHeader)
 	}

@@ -12,7 +12,7 @@
 //     connection, and otherwise never.
 //
 // Two handlers of the SDK share one MCP server. A request of protocol 2026-07-28 or later, and one that comes
-// with neither a session nor a version, is stateless; everything else has a session.
+// with neither a session nor a version and does not initialize, is stateless; everything else has a session.
 package server
 
 import (
