@@ -132,7 +132,7 @@ func (p *Proxy) watch(ctx context.Context) {
 	const settle = 10 * time.Millisecond
 	var settled <-chan time.Time // nil: no event since the last reload
 	hup := p.opts.HUP
-	p.Reload()                   // what changed between New and the watch
+	p.Reload() // what changed between New and the watch
 	for {
 		select {
 		case <-ctx.Done():
