@@ -222,7 +222,7 @@ func (d *Desk) finish(ctx context.Context, rec *Record, applied apply.Result, im
 		return nil, unfinished(ref, err)
 	}
 	rec.State, rec.Error = Applied, ""
-	rec.ReplacePending = rec.Tool == payload.Capability && rec.Outcome != queue.Acknowledged
+	rec.ReplacePending = rec.Tool == payload.Capability && (rec.Outcome == queue.Live || rec.Outcome == queue.Unverified)
 	if err := d.store.save(rec); err != nil {
 		return nil, unfinished(ref, err)
 	}

@@ -158,11 +158,14 @@ func (d *Desk) reclaim(ctx context.Context, rec *Record, images []apply.Image) (
 			return nil, err
 		}
 		return &Recovered{ref, RecordStuck, rec.Error.Line(0)}, d.store.end(ref)
-	case before > 0 && after == 0:
-		return d.reopened(ctx, rec, "interrupted before anything was changed")
 	case before > 0:
+		// Also when all is as before: whoever died between putting a file back and reloading left a proxy that
+		// still has the route, and PutBack reloads what it need not write.
 		if err := d.opts.Hand.PutBack(ctx, rec.Bottle, images, io.Discard); err != nil {
-			return d.reopened(ctx, rec, "interrupted half-way, and not all could be put back: "+err.Error())
+			return d.reopened(ctx, rec, "interrupted, and not all could be put back: "+err.Error())
+		}
+		if after == 0 {
+			return d.reopened(ctx, rec, "interrupted before anything was changed")
 		}
 		return d.reopened(ctx, rec, "interrupted half-way; what was changed has been put back")
 	}
