@@ -22,8 +22,8 @@ func newHostList(addr string, allowed []string) (hostList, error) {
 		return nil, fmt.Errorf("address %q must be HOST:PORT: %w", addr, err)
 	}
 	l := hostList{"localhost": true, "supervise": true}
-	if host != "" {
-		l[hostKey(host)] = true
+	if ip, err := netip.ParseAddr(host); host != "" && (err != nil || !ip.IsUnspecified()) {
+		l[hostKey(host)] = true // 0.0.0.0 stands for whatever address a request comes in on, but is no name of ours
 	}
 	if name, err := os.Hostname(); err == nil && name != "" {
 		l[hostKey(name)] = true

@@ -19,6 +19,12 @@ import (
 
 const listBody = `{"jsonrpc":"2.0","id":1,"method":"tools/list"}`
 
+const (
+	initBody    = `{"jsonrpc":"2.0","id":1,"method":"initialize","params":{"protocolVersion":"2025-11-25","capabilities":{},"clientInfo":{"name":"x","version":"1"}}}`
+	initBodyNew = `{"jsonrpc":"2.0","id":1,"method":"initialize","params":{"_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28",` +
+		`"io.modelcontextprotocol/clientCapabilities":{}},"protocolVersion":"2026-07-28","capabilities":{},"clientInfo":{"name":"x","version":"1"}}}`
+)
+
 func TestSurface(t *testing.T) {
 	hostname, err := os.Hostname()
 	if err != nil {
@@ -59,6 +65,7 @@ func TestSurface(t *testing.T) {
 		{"unknown version", "POST", "/", "MCP-Protocol-Version: zzz", listBody, 400, `\"zzz\" is not supported; use one of 2026-07-28, 2025-11-25`},
 		{"version of the future", "POST", "/", "MCP-Protocol-Version: 2099-01-01", listBody, 400, `"id":1`},
 		{"version of the past", "POST", "/", "MCP-Protocol-Version: 1999-01-01", listBody, 400, `"requested":"1999-01-01"`},
+		{"initialize of the new era", "POST", "/", "MCP-Protocol-Version: 2026-07-28\nMcp-Method: initialize", initBodyNew, 404, "-32601"},
 		{"hostile version", "POST", "/", "MCP-Protocol-Version: \u202e<b>", listBody, 400, `202e`},
 		{"Host supervise", "POST", "/", "Host: supervise:9100", listBody, 200, `"echo"`},
 		{"Host localhost", "POST", "/", "Host: LOCALHOST", listBody, 200, `"echo"`},
@@ -123,7 +130,7 @@ func TestLocalAddressAsHost(t *testing.T) {
 	local := &net.TCPAddr{IP: net.ParseIP("172.18.0.3"), Port: 9100}
 	for host, want := range map[string]bool{
 		"172.18.0.3:9100": true, "172.18.0.3": true, "172.18.0.4": false, "[::ffff:172.18.0.3]": true,
-		"127.9.9.9": true, "": false, "[": false, "0.0.0.0": true,
+		"127.9.9.9": true, "": false, "[": false, "0.0.0.0": false, "[::]": false,
 	} {
 		if got := l.allows(host, local); got != want {
 			t.Errorf("allows(%q) on %s = %v, want %v", host, local, got, want)
@@ -384,7 +391,7 @@ func TestEventStore(t *testing.T) {
 // Whatever comes is answered, without a panic and without anything left behind.
 func FuzzHTTP(f *testing.F) {
 	for _, body := range []string{listBody, askBody, askBodyNew, "", "[]", "[" + listBody + "," + listBody + "]", `{"id":{}}`, `null`,
-		`{"jsonrpc":"2.0","id":1,"method":"initialize","params":{"protocolVersion":"2025-11-25","capabilities":{},"clientInfo":{"name":"x","version":"1"}}}`,
+		initBody,
 		`{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":7}}`,
 		`{"jsonrpc":"2.0","id":1,"method":"subscriptions/listen","params":{"notifications":{"toolsListChanged":true}}}`} {
 		for _, version := range []string{"", "2025-03-26", "2025-11-25", "2026-07-28", "zzz"} {

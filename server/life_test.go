@@ -470,7 +470,7 @@ func TestSessions(t *testing.T) {
 			defer get.Body.Close()
 			d = ""
 		}
-		full, err := f.send(t.Context(), raw{body: `{"jsonrpc":"2.0","id":1,"method":"initialize","params":{"protocolVersion":"2025-11-25","capabilities":{},"clientInfo":{"name":"x","version":"1"}}}`})
+		full, err := f.send(t.Context(), raw{body: initBody})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -71,7 +71,7 @@ func TestLoadSidecar(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			vars := map[string]string{"SUPERVISE_BOTTLE_SLUG": "web"}
-			for _, kv := range strings.Split(tt.env, " ") {
+			for kv := range strings.SplitSeq(tt.env, " ") {
 				k, v, _ := strings.Cut(kv, "=")
 				vars[k] = v
 			}
