@@ -1,0 +1,257 @@
+package web
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/bot-bottle/supervise/internal/operator"
+)
+
+const (
+	lookEvery = 2 * time.Second       // for what no mailbox tells, as an undo elsewhere
+	oldest    = 15 * time.Second      // a snapshot nothing was seen to change since: findings and presence age
+	pace      = 40 * time.Millisecond // between two looks, so that a burst is one
+)
+
+// board keeps one snapshot for all pages, and tells their streams when it changes. What a page shows may be some
+// milliseconds old: decisions rest on digests, not on it.
+type board struct {
+	desk Desk
+	log  *slog.Logger
+	turn chan struct{} // held by whoever looks
+	wake chan struct{}
+	done chan struct{} // closed by close: streams end
+	once sync.Once
+
+	mu       sync.Mutex
+	snap     *operator.Snapshot       // guarded by mu; never altered once here
+	taken    time.Time                // guarded by mu
+	rev      string                   // guarded by mu
+	dirty    bool                     // guarded by mu: something may have changed since snap was begun
+	watching bool                     // guarded by mu: changes are being told
+	seq      int64                    // guarded by mu: of the newest ledger line when snap was begun
+	subs     map[chan update]struct{} // guarded by mu
+}
+
+// update is what a stream tells its page.
+type update struct {
+	Rev    string    `json:"rev"`
+	Open   int       `json:"open"`
+	Newest []arrival `json:"newest"` // of what is open; a page knows which of them it has told of
+}
+
+type arrival struct {
+	Key    string `json:"key"`
+	Bottle string `json:"bottle"`
+	Text   string `json:"text"` // escaped and short
+	Danger bool   `json:"danger"`
+	URL    string `json:"url"`
+}
+
+func newBoard(d Desk, log *slog.Logger) *board {
+	return &board{desk: d, log: log, turn: make(chan struct{}, 1), wake: make(chan struct{}, 1), done: make(chan struct{}), subs: map[chan update]struct{}{}}
+}
+
+// view is a snapshot and when it was taken.
+type view struct {
+	*operator.Snapshot
+	taken time.Time
+	rev   string
+}
+
+// age of an item now.
+func (v view) age(it operator.Item) time.Duration { return it.Age + time.Since(v.taken) }
+
+func (b *board) freshLocked() bool {
+	return b.snap != nil && !b.dirty && b.watching && time.Since(b.taken) < oldest
+}
+
+// get returns the snapshot, looking again when it may not be current.
+func (b *board) get(ctx context.Context) (view, error) {
+	b.mu.Lock()
+	v, fresh := view{b.snap, b.taken, b.rev}, b.freshLocked()
+	b.mu.Unlock()
+	if fresh {
+		return v, nil
+	}
+	select {
+	case b.turn <- struct{}{}:
+		defer func() { <-b.turn }()
+	case <-ctx.Done():
+		return view{}, context.Cause(ctx)
+	}
+	b.mu.Lock()
+	if b.freshLocked() { // whoever had the turn has looked for us
+		defer b.mu.Unlock()
+		return view{b.snap, b.taken, b.rev}, nil
+	}
+	b.dirty = false // before looking: what changes from now on counts as a change
+	b.mu.Unlock()
+	v, seq, err := b.look(ctx)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if err != nil {
+		b.dirty = true
+		return view{}, err
+	}
+	changed := v.rev != b.rev
+	b.snap, b.taken, b.rev, b.seq = v.Snapshot, v.taken, v.rev, seq
+	if changed {
+		u := summarize(v)
+		for ch := range b.subs {
+			select { // only the newest counts
+			case <-ch:
+			default:
+			}
+			ch <- u // has room: only we send, with mu held
+		}
+	}
+	return v, nil
+}
+
+func (b *board) look(ctx context.Context) (view, int64, error) {
+	seq, err := b.lastSeq(ctx)
+	if err != nil {
+		b.log.Warn("reading the ledger", "err", err) // the ledger's own page says more
+	}
+	taken := time.Now()
+	s, err := b.desk.Snapshot(ctx)
+	if err != nil {
+		return view{}, 0, err
+	}
+	return view{s, taken, revision(s, seq)}, seq, nil
+}
+
+func (b *board) lastSeq(ctx context.Context) (int64, error) {
+	for e, err := range b.desk.History(ctx, operator.HistoryFilter{Limit: 1}) {
+		return e.Seq, err
+	}
+	return 0, nil
+}
+
+// revision differs when a page would look different, but for ages.
+func revision(s *operator.Snapshot, seq int64) string {
+	h := sha256.New()
+	enc := json.NewEncoder(h)
+	for _, it := range s.Items {
+		it.Age = 0
+		_ = enc.Encode(it) // to a hash: cannot fail
+	}
+	_ = enc.Encode([]any{s.Problems, s.Bottles, seq})
+	return hex.EncodeToString(h.Sum(nil)[:12])
+}
+
+// newest is how many arrivals an update names; a page that sees more at once tells only of these.
+const newest = 20
+
+func summarize(v view) update {
+	u := update{Rev: v.rev, Newest: []arrival{}}
+	var items []operator.Item
+	for _, it := range v.Items {
+		if !it.Abandoned {
+			items = append(items, it)
+		}
+	}
+	u.Open = len(items)
+	slices.SortStableFunc(items, func(a, b operator.Item) int { return int(a.Age - b.Age) })
+	for _, it := range items[:min(len(items), newest)] {
+		u.Newest = append(u.Newest, arrival{string(it.ID), it.Bottle, it.Summary.Line(120), it.Danger, proposalPath(it.Ref)})
+	}
+	return u
+}
+
+// changed makes the next get look again, and streams soon.
+func (b *board) changed() {
+	b.mu.Lock()
+	b.dirty = true
+	b.mu.Unlock()
+	select {
+	case b.wake <- struct{}{}:
+	default:
+	}
+}
+
+// subscribe returns a channel of updates, the present one first.
+func (b *board) subscribe(ctx context.Context) (ch chan update, cancel func(), err error) {
+	v, err := b.get(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	ch = make(chan update, 1)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.rev != v.rev {
+		v = view{b.snap, b.taken, b.rev}
+	}
+	ch <- summarize(v)
+	b.subs[ch] = struct{}{}
+	return ch, func() {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		delete(b.subs, ch)
+	}, nil
+}
+
+func (b *board) close() { b.once.Do(func() { close(b.done) }) }
+
+// run looks whenever something changes and somebody is looking.
+func (b *board) run(ctx context.Context) error {
+	tick := time.NewTicker(lookEvery)
+	defer tick.Stop()
+	var changes <-chan struct{}
+	for {
+		if changes == nil {
+			var err error
+			if changes, err = b.desk.Changes(ctx); err != nil && ctx.Err() == nil {
+				b.log.Warn("watching the mailboxes; looking every time instead", "err", err)
+			}
+			b.mu.Lock()
+			b.watching, b.dirty = err == nil, true
+			b.mu.Unlock()
+		}
+		ticked := false
+		select {
+		case <-ctx.Done():
+			return nil
+		case _, ok := <-changes:
+			if !ok {
+				changes = nil
+			}
+			b.mu.Lock()
+			b.dirty = true
+			b.mu.Unlock()
+		case <-b.wake:
+		case <-tick.C:
+			ticked = true
+		}
+		b.mu.Lock()
+		idle, fresh, seq := len(b.subs) == 0, b.freshLocked(), b.seq
+		b.mu.Unlock()
+		if idle {
+			continue
+		}
+		if ticked && fresh {
+			if now, err := b.lastSeq(ctx); err != nil || now == seq {
+				continue
+			}
+			b.changed()
+		}
+		start := time.Now()
+		if _, err := b.get(ctx); err != nil && ctx.Err() == nil {
+			b.log.Warn("looking at the mailboxes", "err", fmt.Sprintf("%.500v", err))
+		}
+		// A burst is one look, and looking takes at most half of the time.
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(max(pace, time.Since(start))):
+		}
+	}
+}

@@ -1,0 +1,354 @@
+package web
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/bot-bottle/supervise/internal/config"
+	"github.com/bot-bottle/supervise/internal/operator"
+	"github.com/bot-bottle/supervise/internal/safetext"
+	"github.com/bot-bottle/supervise/queue"
+)
+
+// perPage is how many proposals one page of the inbox has.
+const perPage = 40
+
+// maxFolded is how many abandoned proposals are listed.
+const maxFolded = 50
+
+type inboxPage struct {
+	page
+	Query, Bottle, Group string
+	Bottles              []string
+	Rows                 []inboxRow
+	Matching             int // over all pages
+	Number, Pages        int
+	Prev, Next           string // URLs; "" for none
+	Abandoned            []inboxRow
+	Folded               int
+	Problems             []operator.Problem
+	Alert                *alert
+	Notice               string
+}
+
+type inboxRow struct {
+	operator.Item
+	Now    time.Duration // its age
+	Head   string        // a group begins here; escaped
+	Urgent []string      // codes of dangers
+	Notes  []string      // codes of the rest
+}
+
+func (s *Server) getInbox(w http.ResponseWriter, r *http.Request) {
+	q := r.URL.Query()
+	p := inboxPage{page: page{Title: "Inbox", Section: "inbox", In: true, Open: -1}, Query: q.Get("q"), Bottle: q.Get("bottle"), Group: q.Get("group")}
+	v, err := s.board.get(r.Context())
+	if err != nil {
+		s.log.Error("looking at the mailboxes", "err", fmt.Sprintf("%.500v", err))
+		p.Alert = &alert{Level: "danger", Title: "The mailboxes cannot be read", Text: safetext.Block(err.Error())}
+		s.render(w, r, http.StatusServiceUnavailable, "inbox", p)
+		return
+	}
+	p.Open, p.Rev, p.Bottles, p.Problems = 0, v.rev, v.Bottles, v.Problems
+	var items []operator.Item
+	match := matcher(p.Query)
+	for _, it := range v.Items {
+		if !it.Abandoned {
+			p.Open++
+		}
+		switch {
+		case p.Bottle != "" && it.Bottle != p.Bottle || !match(it):
+		case it.Abandoned:
+			if p.Folded++; p.Folded <= maxFolded {
+				p.Abandoned = append(p.Abandoned, rowOf(v, it))
+			}
+		default:
+			items = append(items, it)
+		}
+	}
+	head := groupBy(p.Group)
+	if head != nil {
+		slices.SortStableFunc(items, func(a, b operator.Item) int {
+			return cmp.Or(boolOrder(a.State != operator.Stuck, b.State != operator.Stuck), strings.Compare(head(a), head(b)))
+		})
+	} else {
+		p.Group = ""
+	}
+	p.Matching = len(items)
+	p.Pages = max(1, (len(items)+perPage-1)/perPage)
+	number, err := strconv.Atoi(q.Get("page"))
+	if err != nil {
+		number = 1
+	}
+	p.Number = min(max(number, 1), p.Pages)
+	last := "\x00"
+	for _, it := range items[(p.Number-1)*perPage : min(p.Number*perPage, len(items))] {
+		row := rowOf(v, it)
+		if head != nil && head(it) != last {
+			last = head(it)
+			row.Head = cmp.Or(last, "no host")
+		}
+		p.Rows = append(p.Rows, row)
+	}
+	to := func(n int) string {
+		if n < 1 || n > p.Pages {
+			return ""
+		}
+		u := url.Values{"page": {strconv.Itoa(n)}}
+		for k, val := range map[string]string{"q": p.Query, "bottle": p.Bottle, "group": p.Group} {
+			if val != "" {
+				u.Set(k, val)
+			}
+		}
+		return "/?" + u.Encode()
+	}
+	p.Prev, p.Next = to(p.Number-1), to(p.Number+1)
+	if n := q.Get("dismissed"); n != "" {
+		p.Notice = "Dismissed: " + safetext.Line(n, 10) + "."
+	}
+	s.render(w, r, http.StatusOK, "inbox", p)
+}
+
+func boolOrder(a, b bool) int {
+	switch {
+	case a == b:
+		return 0
+	case !a:
+		return -1
+	}
+	return 1
+}
+
+func groupBy(name string) func(operator.Item) string {
+	switch name {
+	case "host":
+		return func(it operator.Item) string { return safetext.Host(it.Host.Raw()) }
+	case "bottle":
+		return func(it operator.Item) string { return it.Bottle }
+	case "tool":
+		return func(it operator.Item) string { return toolWord(it.Tool) }
+	}
+	return nil
+}
+
+func rowOf(v view, it operator.Item) inboxRow {
+	row := inboxRow{Item: it, Now: v.age(it)}
+	for _, f := range it.Findings {
+		if f.Level == operator.Danger {
+			row.Urgent = append(row.Urgent, f.Code)
+		} else {
+			row.Notes = append(row.Notes, f.Code)
+		}
+	}
+	return row
+}
+
+func matcher(query string) func(operator.Item) bool {
+	words := strings.Fields(strings.ToLower(query))
+	return func(it operator.Item) bool {
+		if len(words) == 0 {
+			return true
+		}
+		text := strings.ToLower(strings.Join([]string{it.Bottle, it.Tool, it.Summary.Raw(), it.Host.Raw(), string(it.ID), string(it.State)}, "\n"))
+		return !slices.ContainsFunc(words, func(w string) bool { return !strings.Contains(text, w) })
+	}
+}
+
+// historyStep is how many lines the history grows by.
+const (
+	historyStep = 100
+	historyMost = 2000
+)
+
+type historyPage struct {
+	page
+	Filter  operator.HistoryFilter
+	Since   string
+	Bottles []string
+	Entries []operator.LedgerEntry
+	More    string // URL; "" when this is all
+	Alert   *alert
+}
+
+func (s *Server) getHistory(w http.ResponseWriter, r *http.Request) {
+	q := r.URL.Query()
+	p := historyPage{page: s.page(r, "History", "history"), Since: q.Get("since")}
+	p.NoFresh = false
+	p.Filter = operator.HistoryFilter{Query: q.Get("q"), Bottle: q.Get("bottle"), Status: queue.Status(q.Get("status")), Event: q.Get("event")}
+	if p.Since != "" {
+		t, err := time.ParseInLocation(time.DateOnly, p.Since, time.Local)
+		if err != nil {
+			p.Alert = &alert{Level: "warn", Title: "That is no date", Text: "Since wants a date such as 2026-05-17."}
+		}
+		p.Filter.Since = t
+	}
+	limit, err := strconv.Atoi(q.Get("n"))
+	if err != nil {
+		limit = historyStep
+	}
+	limit = min(max(limit, 1), historyMost)
+	if v, err := s.board.get(r.Context()); err == nil {
+		p.Bottles = v.Bottles
+	}
+	var problem error
+	if p.Entries, problem = s.history(r.Context(), p.Filter, limit+1); problem != nil {
+		p.Alert = &alert{Level: "danger", Title: "The ledger cannot be read to its end", Text: safetext.Block(problem.Error())}
+	}
+	if len(p.Entries) > limit {
+		p.Entries = p.Entries[:limit]
+		if limit < historyMost {
+			q.Set("n", strconv.Itoa(min(limit+historyStep, historyMost)))
+			p.More = "/history?" + q.Encode()
+		}
+	}
+	s.render(w, r, http.StatusOK, "history", p)
+}
+
+// history reads up to n lines, newest first; an unreadable one does not hide the others.
+func (s *Server) history(ctx context.Context, f operator.HistoryFilter, n int) ([]operator.LedgerEntry, error) {
+	f.Limit = n
+	var out []operator.LedgerEntry
+	var problem error
+	for e, err := range s.desk.History(ctx, f) {
+		if err != nil {
+			problem = err
+			continue
+		}
+		out = append(out, e)
+	}
+	return out, problem
+}
+
+type ledgerPage struct {
+	page
+	Report  *operator.AuditReport
+	Head    string // that was asked about
+	Entries []operator.LedgerEntry
+	Alert   *alert
+}
+
+func (s *Server) getLedger(w http.ResponseWriter, r *http.Request) {
+	p := ledgerPage{page: s.page(r, "Ledger", "ledger"), Head: strings.TrimSpace(r.URL.Query().Get("head"))}
+	var err error
+	if p.Report, err = s.desk.Audit(r.Context(), p.Head); err != nil {
+		s.broken(w, r, err)
+		return
+	}
+	if p.Entries, err = s.history(r.Context(), operator.HistoryFilter{}, historyStep); err != nil {
+		p.Alert = &alert{Level: "danger", Title: "Not every line can be read", Text: safetext.Block(err.Error())}
+	}
+	s.render(w, r, http.StatusOK, "ledger", p)
+}
+
+type bottlesPage struct {
+	page
+	Bottles []bottleLine
+	Alert   *alert
+}
+
+type bottleLine struct {
+	Slug     string
+	Open     int
+	Dangers  int
+	Waiting  int // agents
+	Oldest   time.Duration
+	Problems int
+}
+
+func (s *Server) getBottles(w http.ResponseWriter, r *http.Request) {
+	v, err := s.board.get(r.Context())
+	if err != nil {
+		s.broken(w, r, err)
+		return
+	}
+	p := bottlesPage{page: s.page(r, "Bottles", "bottles")}
+	p.NoFresh = false
+	p.Bottles = bottleLines(v)
+	s.render(w, r, http.StatusOK, "bottles", p)
+}
+
+func bottleLines(v view) []bottleLine {
+	at := map[string]int{}
+	var out []bottleLine
+	for _, b := range v.Bottles {
+		at[b] = len(out)
+		out = append(out, bottleLine{Slug: b})
+	}
+	for _, it := range v.Items {
+		i, ok := at[it.Bottle]
+		if !ok || it.Abandoned {
+			continue
+		}
+		l := &out[i]
+		l.Open++
+		if it.Danger {
+			l.Dangers++
+		}
+		if it.Connected == operator.Waiting {
+			l.Waiting++
+		}
+		l.Oldest = max(l.Oldest, v.age(it))
+	}
+	for _, pr := range v.Problems {
+		if i, ok := at[pr.Bottle]; ok {
+			out[i].Problems++
+		}
+	}
+	return out
+}
+
+type bottlePage struct {
+	page
+	Slug     string
+	Rows     []inboxRow
+	Folded   int
+	Problems []operator.Problem
+	Targets  config.Bottle
+	Table    routeTable
+	Recent   []operator.LedgerEntry
+	Alert    *alert
+}
+
+func (s *Server) getBottle(w http.ResponseWriter, r *http.Request) {
+	slug := r.PathValue("bottle")
+	v, err := s.board.get(r.Context())
+	if err != nil {
+		s.broken(w, r, err)
+		return
+	}
+	if !slices.Contains(v.Bottles, slug) {
+		s.fail(w, r, http.StatusNotFound, "There is no such bottle", "A sidecar makes its mailbox when it starts.")
+		return
+	}
+	p := bottlePage{page: s.page(r, "Bottle "+slug, "bottles"), Slug: slug}
+	p.NoFresh = false
+	for _, it := range v.Items {
+		switch {
+		case it.Bottle != slug:
+		case it.Abandoned:
+			p.Folded++
+		default:
+			p.Rows = append(p.Rows, rowOf(v, it))
+		}
+	}
+	for _, pr := range v.Problems {
+		if pr.Bottle == slug {
+			p.Problems = append(p.Problems, pr)
+		}
+	}
+	if s.opts.Targets != nil {
+		p.Targets = s.opts.Targets(slug)
+		p.Table = liveTable(r.Context(), p.Targets.Egress)
+	}
+	if p.Recent, err = s.history(r.Context(), operator.HistoryFilter{Bottle: slug}, 20); err != nil {
+		p.Alert = &alert{Level: "danger", Title: "The ledger cannot be read to its end", Text: safetext.Block(err.Error())}
+	}
+	s.render(w, r, http.StatusOK, "bottle", p)
+}
