@@ -93,7 +93,7 @@ Exit codes: 0 done, 1 it failed, 2 wrong use, 3 what would change is not what yo
 		id       string
 		commands []func(*app) *cobra.Command
 	}{
-		{"decide", []func(*app) *cobra.Command{newList, newShow, newApprove, newModify, newReject, newDismiss, newUndo, newReview, newWatch}},
+		{"decide", []func(*app) *cobra.Command{newList, newShow, newApprove, newModify, newReject, newDismiss, newUndo, newReview, newWeb, newWatch}},
 		{"look", []func(*app) *cobra.Command{newHistory, newAudit, newBottle}},
 		{"run", []func(*app) *cobra.Command{newServe, newHealthcheck, newEgress, newUp, newDemo}},
 		{"more", []func(*app) *cobra.Command{newVersion}},

@@ -20,8 +20,9 @@ import (
 // desk is the operator's desk as a command uses it.
 type desk struct {
 	*operator.Desk
-	root  string
-	inbox queue.Inbox
+	root    string
+	inbox   queue.Inbox
+	targets func(bottle string) config.Bottle
 }
 
 func (d *desk) Close() error { return d.inbox.Close() }
@@ -87,7 +88,7 @@ func (a *app) openDeskVia(via string) (*desk, error) {
 	if err != nil {
 		return nil, errors.Join(err, inbox.Close())
 	}
-	return &desk{Desk: d, root: root, inbox: inbox}, nil
+	return &desk{Desk: d, root: root, inbox: inbox, targets: host.For}, nil
 }
 
 // rootDir finds where the mailboxes are. A root that somebody named must be there; the default one is made.

@@ -56,8 +56,7 @@ type session struct {
 
 // outcome is what a decision of this browser did, to be shown on the proposal's page.
 type outcome struct {
-	verb  string
-	notes []string
+	Notes []string // escaped
 	at    time.Time
 }
 
@@ -168,7 +167,7 @@ func (a *auth) signOut(cookie string) {
 // recent is how long the outcome of a decision stays on its page.
 const recent = 5 * time.Minute
 
-func (s *session) did(ref operator.Ref, verb string, notes []string) {
+func (s *session) did(ref operator.Ref, notes []string) {
 	now := time.Now()
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -177,7 +176,7 @@ func (s *session) did(ref operator.Ref, verb string, notes []string) {
 			delete(s.done, r)
 		}
 	}
-	s.done[ref] = outcome{verb, notes, now}
+	s.done[ref] = outcome{notes, now}
 }
 
 func (s *session) outcome(ref operator.Ref) *outcome {

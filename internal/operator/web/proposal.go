@@ -58,6 +58,14 @@ func (f form) Has(code string) bool { return slices.Contains(f.Accept, code) }
 // Lacks tells whether it was asked for and not given.
 func (f form) Lacks(code string) bool { return slices.Contains(f.Missing, code) }
 
+// First is the danger to be looked at first when the form comes back.
+func (f form) First() string {
+	if len(f.Missing) == 0 {
+		return ""
+	}
+	return f.Missing[0]
+}
+
 func (s *Server) ref(w http.ResponseWriter, r *http.Request) (operator.Ref, bool) {
 	id, err := queue.ParseID(r.PathValue("id"))
 	if err != nil || queue.CheckSlug(r.PathValue("bottle")) != nil {
@@ -280,7 +288,7 @@ func (s *Server) postApprove(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	s.log.Info("approved", "bottle", ref.Bottle, "id", ref.ID, "status", res.Status, "outcome", res.Outcome)
-	sessionOf(r).did(ref, string(res.Status), res.Notes)
+	sessionOf(r).did(ref, res.Notes)
 	http.Redirect(w, r, proposalPath(ref), http.StatusSeeOther)
 }
 
@@ -305,7 +313,7 @@ func (s *Server) postReject(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	s.log.Info("rejected", "bottle", ref.Bottle, "id", ref.ID)
-	sessionOf(r).did(ref, string(res.Status), res.Notes)
+	sessionOf(r).did(ref, res.Notes)
 	http.Redirect(w, r, proposalPath(ref), http.StatusSeeOther)
 }
 
@@ -334,14 +342,16 @@ func (s *Server) postUndo(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	s.log.Info("undone", "bottle", ref.Bottle, "id", ref.ID, "outcome", res.Outcome)
-	sessionOf(r).did(ref, "undone", res.Notes)
+	sessionOf(r).did(ref, res.Notes)
 	http.Redirect(w, r, proposalPath(ref), http.StatusSeeOther)
 }
 
 // refused shows why a verb did nothing, on the page of its proposal as that is now.
 func (s *Server) refused(w http.ResponseWriter, r *http.Request, ref operator.Ref, f form, digest string, err error, progress string) {
 	status, a := explain(err)
-	if status >= http.StatusInternalServerError {
+	if f, ok := errors.AsType[*apply.Failure](err); ok { // its cause names hosts and paths of the payload
+		s.log.Error("a change did not hold", "bottle", ref.Bottle, "id", ref.ID, "step", f.Step, "target", f.Kind, "left", len(f.Left))
+	} else if status >= http.StatusInternalServerError {
 		s.log.Error("deciding", "bottle", ref.Bottle, "id", ref.ID, "err", fmt.Sprintf("%.500v", err))
 	} else {
 		s.log.Info("not decided", "bottle", ref.Bottle, "id", ref.ID, "status", status)

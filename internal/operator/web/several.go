@@ -127,7 +127,7 @@ func (s *Server) postReview(w http.ResponseWriter, r *http.Request) {
 			continue
 		}
 		s.log.Info("approved", "bottle", ref.Bottle, "id", ref.ID, "status", res.Status, "outcome", res.Outcome)
-		sessionOf(r).did(ref, string(res.Status), res.Notes)
+		sessionOf(r).did(ref, res.Notes)
 		p.Results = append(p.Results, reviewResult{Ref: ref, OK: true, Title: "Approved", Text: outcomeText(res.Outcome)})
 	}
 	s.board.changed()

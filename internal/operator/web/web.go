@@ -104,18 +104,20 @@ const grace = 10 * time.Second
 // Run serves ln until ctx ends, then waits for what is in progress. It may be called once.
 func (s *Server) Run(ctx context.Context, ln net.Listener) error {
 	defer s.end()
-	if s.opts.TLS != nil {
-		ln = tls.NewListener(ln, s.opts.TLS)
-	}
 	srv := &http.Server{
-		Handler: s.handler, ReadHeaderTimeout: 10 * time.Second, ReadTimeout: time.Minute, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10,
-		ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug), // what a client did wrong
+		TLSConfig: s.opts.TLS,
+		Handler:   s.handler, ReadHeaderTimeout: 10 * time.Second, ReadTimeout: time.Minute, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10,
+		ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelWarn),
 	}
 	// No WriteTimeout: an approval takes as long as the build it starts.
 	g, gctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return s.board.run(gctx) })
 	g.Go(func() error {
-		if err := srv.Serve(ln); !errors.Is(err, http.ErrServerClosed) {
+		serve := srv.Serve
+		if s.opts.TLS != nil {
+			serve = func(ln net.Listener) error { return srv.ServeTLS(ln, "", "") }
+		}
+		if err := serve(ln); !errors.Is(err, http.ErrServerClosed) {
 			return fmt.Errorf("serving the desk: %w", err)
 		}
 		return nil
