@@ -118,8 +118,9 @@ func (l *rootLoop) run() {
 				l.ring()
 			}
 			l.rewatch()
-			if l.poll() && !l.rang {
-				l.proven = false
+			if l.poll() {
+				// Even if an event came since the last poll: it may have been for something else.
+				l.proven = l.proven && l.rang
 				l.ring()
 			}
 			l.rang = false

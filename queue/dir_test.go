@@ -495,7 +495,7 @@ func hostile(t *testing.T, dir string) int {
 
 func TestHostileBottle(t *testing.T) {
 	root := t.TempDir()
-	for _, slug := range []string{"web", "flooded", "good"} {
+	for _, slug := range []string{"web", "good"} {
 		d, err := OpenDir(filepath.Join(root, slug), Options{Slug: slug})
 		if err != nil {
 			t.Fatal(err)
@@ -508,7 +508,7 @@ func TestHostileBottle(t *testing.T) {
 	if err := syscall.Mkfifo(filepath.Join(root, "fifo"), 0o666); err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range []string{".desk", "Not-A-Slug"} {
+	for _, name := range []string{".desk", "Not-A-Slug", "flooded"} {
 		if err := os.Mkdir(filepath.Join(root, name), 0o700); err != nil {
 			t.Fatal(err)
 		}
@@ -844,68 +844,97 @@ func TestTemps(t *testing.T) {
 	}
 }
 
+// store writes n proposals into dir without a sidecar, each with an approval.
+func store(t *testing.T, dir string, n int) (ids []ID) {
+	t.Helper()
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for range n {
+		p := testProposal()
+		p.ID = NewID()
+		data, err := encodeProposal(p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		writeFile(t, filepath.Join(dir, proposalName(p.ID)), string(data))
+		foreign(t, dir, p.ID, approval(p.ID))
+		ids = append(ids, p.ID)
+	}
+	return ids
+}
+
 func TestPrune(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "web")
 	synctest.Test(t, func(t *testing.T) {
-		d := openDir(t, dir, Options{NoWatch: true, KeepPairs: 300})
-		var old, unclaimed Proposal
-		for i := range 600 {
-			p := putNew(t, d)
-			foreign(t, dir, p.ID, approval(p.ID))
-			if i == 0 {
-				unclaimed = p // answered, and nobody comes for it
-				continue
-			}
-			old = p
-			if err := d.Archive(t.Context(), p.ID); err != nil {
-				t.Fatal(err)
-			}
+		unclaimed := store(t, dir, 1)[0] // answered, and nobody comes for it
+		store(t, filepath.Join(dir, processed), 599)
+		d := openDir(t, dir, Options{NoWatch: true, KeepPairs: 300, KeepFor: 30 * time.Hour, KeepUndelivered: 7 * time.Hour})
+		open, last := putNew(t, d), putNew(t, d)
+		foreign(t, dir, last.ID, approval(last.ID))
+		if err := d.Archive(t.Context(), last.ID); err != nil {
+			t.Fatal(err)
 		}
-		open := putNew(t, d)
 		kept := func() int { return len(names(t, filepath.Join(dir, processed))) }
-		if got, want := kept(), 2*599; got != want {
-			t.Fatalf("processed/ holds %d names, want %d", got, want)
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		if got := kept(); got < 2*300 || got > 2*301 {
+			t.Errorf("a minute after the start processed/ holds %d names, want what it held then, pruned to 300 pairs", got)
 		}
 		time.Sleep(2 * time.Hour)
 		synctest.Wait()
 		if got, want := kept(), 2*300; got != want {
 			t.Errorf("after two hours processed/ holds %d names, want %d", got, want)
 		}
-		if _, err := d.Get(t.Context(), old.ID); err != nil {
+		if _, err := d.Get(t.Context(), last.ID); err != nil {
 			t.Errorf("the newest pair is gone: %v", err)
 		}
-		time.Sleep(29 * 24 * time.Hour)
+		time.Sleep(27 * time.Hour)
 		synctest.Wait()
-		if e, err := d.Get(t.Context(), unclaimed.ID); err != nil || e.Response == nil {
-			t.Errorf("after 29 days the answer that nobody came for is %+v, %v", e, err)
+		if e, err := d.Get(t.Context(), unclaimed); err != nil || e.Response == nil {
+			t.Errorf("after 29 hours the answer that nobody came for is %+v, %v", e, err)
 		}
-		time.Sleep(2 * 24 * time.Hour)
+		time.Sleep(2 * time.Hour)
 		synctest.Wait()
 		if got := kept(); got != 0 {
-			t.Errorf("after 31 days processed/ holds %d names, want none", got)
+			t.Errorf("after 31 hours processed/ holds %d names, want none", got)
 		}
-		if _, err := d.Get(t.Context(), unclaimed.ID); !errors.Is(err, ErrNotFound) {
-			t.Errorf("after 31 days the answer that nobody came for is there: %v", err)
+		if _, err := d.Get(t.Context(), unclaimed); !errors.Is(err, ErrNotFound) {
+			t.Errorf("after 31 hours the answer that nobody came for is there: %v", err)
 		}
 		entries, errs := listDir(t, d)
 		if len(errs) != 0 || len(entries) != 1 || entries[0].Proposal.ID != open.ID {
-			t.Errorf("Entries = %+v, %v; want the open one, however old", entries, errs)
+			t.Fatalf("Entries = %+v, %v; want the open one, however old", entries, errs)
 		}
-		if age := entries[0].Age; age < 31*24*time.Hour {
-			t.Errorf("its age is %v, want 31 days and more", age)
+		if age := entries[0].Age; age < 31*time.Hour {
+			t.Errorf("its age is %v, want 31 hours and more", age)
 		}
 	})
 }
 
-// TestPruneNearFlood: answers that nobody came for make room, but never within 7 days.
+func TestDefaults(t *testing.T) {
+	d := openDir(t, filepath.Join(t.TempDir(), "web"), Options{})
+	for what, ok := range map[string]bool{
+		"LockWait 10 s":          d.opts.LockWait == 10*time.Second,
+		"PollFast 50 ms":         d.opts.PollFast == 50*time.Millisecond,
+		"PollSlow 1 s":           d.opts.PollSlow == time.Second,
+		"KeepFor 30 days":        d.opts.KeepFor == 720*time.Hour,
+		"KeepPairs 10,000":       d.opts.KeepPairs == 10_000,
+		"KeepUndelivered 7 days": d.opts.KeepUndelivered == 168*time.Hour,
+	} {
+		if !ok {
+			t.Errorf("want %s, options are %+v", what, d.opts)
+		}
+	}
+}
+
+// TestPruneNearFlood: answers that nobody came for make room, but not before their time.
 func TestPruneNearFlood(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "web")
 	synctest.Test(t, func(t *testing.T) {
-		d := openDir(t, dir, Options{NoWatch: true})
-		for range nearFlood/2 + 50 {
-			p := putNew(t, d)
-			foreign(t, dir, p.ID, approval(p.ID))
-		}
+		all := nearFlood/2 + 50
+		store(t, dir, all)
+		d := openDir(t, dir, Options{NoWatch: true, KeepUndelivered: 7 * time.Hour})
 		count := func() int {
 			entries, errs := listDir(t, d)
 			if len(errs) != 0 {
@@ -913,18 +942,41 @@ func TestPruneNearFlood(t *testing.T) {
 			}
 			return len(entries)
 		}
-		all := count()
-		time.Sleep(7*24*time.Hour - time.Minute)
+		time.Sleep(7*time.Hour - time.Minute)
 		synctest.Wait()
 		if got := count(); got != all {
-			t.Errorf("within 7 days %d of %d are left, want all", got, all)
+			t.Errorf("within 7 hours %d of %d are left, want all", got, all)
 		}
 		time.Sleep(2 * time.Hour)
 		synctest.Wait()
 		if got := count(); got >= all || got < nearFlood/2-10 {
-			t.Errorf("after 7 days %d of %d are left, want just under %d", got, all, nearFlood/2)
+			t.Errorf("after 7 hours %d of %d are left, want just under %d", got, all, nearFlood/2)
 		}
 	})
+}
+
+// TestBigHistory: what lies in processed/ costs nothing after the start.
+func TestBigHistory(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "web")
+	store(t, filepath.Join(dir, processed), 5000)
+	d := openDir(t, dir, Options{})
+	opened := time.Now()
+	p := putNew(t, d)
+	foreign(t, dir, p.ID, approval(p.ID))
+	if err := d.Archive(t.Context(), p.ID); err != nil {
+		t.Fatal(err)
+	}
+	store(t, filepath.Join(dir, processed), 1) // would be seen by one that reads the directory again
+	var got []ID
+	for e, err := range d.Recent(t.Context(), opened) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		got = append(got, e.Proposal.ID)
+	}
+	if !slices.Equal(got, []ID{p.ID}) {
+		t.Errorf("Recent = %q, want %q", got, []ID{p.ID})
+	}
 }
 
 // TestAges: from the file's time after a restart, never negative, whatever that time is.
