@@ -2,6 +2,7 @@ package tui
 
 import (
 	"fmt"
+	"reflect"
 	"strings"
 
 	"github.com/aymanbagabas/go-udiff"
@@ -50,6 +51,10 @@ func (c *card) open() bool {
 func (c *card) show(p *operator.Preview, of *string) {
 	old := c.p
 	same := old != nil && c.of == of
+	if same && c.err == "" && alike(old, p) {
+		c.p = p // laid out already
+		return
+	}
 	switch {
 	case !same || p.Decision != nil:
 		c.changed, c.seen = nil, nil
@@ -70,6 +75,13 @@ func (c *card) show(p *operator.Preview, of *string) {
 	c.p, c.of, c.err, c.lines = p, of, "", nil
 }
 
+// alike tells whether two previews look the same.
+func alike(a, b *operator.Preview) bool {
+	x, y := *a, *b
+	x.Age = y.Age // not shown
+	return reflect.DeepEqual(x, y)
+}
+
 // layout returns the card's lines for a width.
 func (c *card) layout(w int) []line {
 	if c.lines != nil && c.w == w && c.busy == "" {
@@ -81,6 +93,7 @@ func (c *card) layout(w int) []line {
 	case c.p != nil:
 		s.blank()
 		s.preview(c.p)
+		s.trailer(c.p)
 	case c.err != "":
 		s.para(warn, c.err)
 	default:
@@ -120,8 +133,18 @@ func (c *card) banner(s *sheet) {
 	}
 	if c.changed != nil && c.p != nil {
 		s.para(danger, "CHANGED SINCE YOU LOOKED")
-		s.diff(udiff.Unified("what you saw", "what it is now", text(c.changed, s.w-2), text(c.p, s.w-2)), false)
+		s.difference(text(c.changed, s.w-2), text(c.p, s.w-2))
 	}
+}
+
+// difference is what was on the screen and what is, where telling that does not take long.
+func (s *sheet) difference(before, after string) {
+	const most = 2000 // lines; twice as many take four times as long
+	if strings.Count(before, "\n") > most || strings.Count(after, "\n") > most {
+		s.para(plain, "It is too long to show what has changed: look at all of it.")
+		return
+	}
+	s.diff(udiff.Unified("what you saw", "what it is now", before, after), false)
 }
 
 func (c *card) state(s *sheet, p *operator.Preview) {

@@ -111,28 +111,24 @@ func matches(it *operator.Item, words []string) bool {
 func (b *inbox) arrange() {
 	before, cur, offset := b.rows, b.cur, b.cur-b.top
 	words := strings.Fields(strings.ToLower(b.filter))
-	var shown, folded []*operator.Item
+	folded := 0
+	b.rows = make([]row, 0, len(b.items)+1)
 	for i := range b.items {
 		it := &b.items[i]
 		switch {
 		case !matches(it, words):
 		case it.Abandoned && !b.abandoned && len(words) == 0:
-			folded = append(folded, it)
+			folded++
 		default:
-			shown = append(shown, it)
-		}
-	}
-	b.rows = b.rows[:0:0]
-	if b.groups {
-		b.rows = grouped(shown)
-	} else {
-		for _, it := range shown {
 			b.rows = append(b.rows, row{item: it})
 		}
 	}
+	if b.groups {
+		b.rows = grouped(b.rows)
+	}
 	switch {
-	case len(folded) > 0:
-		b.rows = append(b.rows, row{kind: foldedRow, text: fmt.Sprintf("%d abandoned: z shows them", len(folded))})
+	case folded > 0:
+		b.rows = append(b.rows, row{kind: foldedRow, text: fmt.Sprintf("%d abandoned: z shows them", folded)})
 	case b.abandoned && b.counted.abandoned > 0 && len(words) == 0:
 		b.rows = append(b.rows, row{kind: foldedRow, text: "z hides the abandoned ones"})
 	}
@@ -151,15 +147,16 @@ func (b *inbox) arrange() {
 	b.top = max(0, b.cur-offset)
 }
 
-func grouped(items []*operator.Item) []row {
+// grouped puts the items of one host together, in the order in which hosts come first.
+func grouped(items []row) []row {
 	var hosts []string
 	by := map[string][]row{}
-	for _, it := range items {
-		h := it.Host.Raw()
+	for _, r := range items {
+		h := r.item.Host.Raw()
 		if by[h] == nil {
 			hosts = append(hosts, h)
 		}
-		by[h] = append(by[h], row{item: it})
+		by[h] = append(by[h], r)
 	}
 	var rows []row
 	for _, h := range hosts {

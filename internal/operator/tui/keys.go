@@ -132,7 +132,7 @@ func cardScroll(key string, h int) int {
 }
 
 func (m *model) scrollCard(n int) {
-	if m.card != nil {
+	if m.card != nil && m.screen == inboxScreen {
 		m.card.scroll += n
 	}
 }

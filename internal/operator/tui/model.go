@@ -46,7 +46,6 @@ type model struct {
 	lookedAt bool   // an inbox was seen
 	missing  string // why the inbox cannot be read; escaped
 	deaf     string // why changes are not told; escaped
-	known    map[operator.Ref]bool
 
 	prompt *prompt
 	status span
@@ -109,7 +108,7 @@ func newModel(ctx context.Context, o Options) *model {
 	return &model{
 		opts: o.withDefaults(), tasks: &tasks{ctx: ctx}, w: 80, h: 24,
 		inbox: inbox{marks: map[operator.Ref]string{}},
-		cards: map[operator.Ref]*card{}, known: map[operator.Ref]bool{},
+		cards: map[operator.Ref]*card{},
 	}
 }
 
@@ -232,7 +231,11 @@ func (m *model) snapshot(msg snapshotMsg) tea.Cmd {
 	cmds = append(cmds, m.news(msg.s.Items))
 	m.missing, m.lookedAt = "", true
 	m.problems, m.bottles = msg.s.Problems, len(msg.s.Bottles)
+	marks := len(m.inbox.marks)
 	m.inbox.set(msg.s.Items, time.Now())
+	if n := marks - len(m.inbox.marks); n > 0 && m.busy == 0 {
+		m.say(warn, "%s no longer open: decided elsewhere.", count(n, "marked proposal"))
+	}
 	for ref, c := range m.cards {
 		_, open := m.inbox.index[ref]
 		if ref != m.inbox.sel && c.busy == "" && (!open || c.edit == nil && c.failed == "") {
@@ -246,22 +249,21 @@ func (m *model) snapshot(msg snapshotMsg) tea.Cmd {
 	return tea.Batch(cmds...)
 }
 
-// news tells the terminal of proposals that were not there before.
+// news tells the terminal of proposals that are not in the inbox yet.
 func (m *model) news(items []operator.Item) tea.Cmd {
-	fresh := make(map[operator.Ref]bool, len(items))
+	if !m.lookedAt || m.opts.Quiet {
+		return nil
+	}
 	var first *operator.Item
 	n := 0
 	for i := range items {
-		ref := items[i].Ref
-		fresh[ref] = true
-		if !m.known[ref] {
+		if _, known := m.inbox.index[items[i].Ref]; !known {
 			if n++; first == nil {
 				first = &items[i]
 			}
 		}
 	}
-	m.known = fresh
-	if n == 0 || !m.lookedAt || m.opts.Quiet {
+	if n == 0 {
 		return nil
 	}
 	text := fmt.Sprintf("supervise: %s asks to %s", first.Bottle, agentLine(first.Summary, 80))

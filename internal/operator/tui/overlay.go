@@ -22,6 +22,7 @@ func (o *overlay) layout(w int) []line {
 		if o.preview != nil {
 			s.blank()
 			s.preview(o.preview)
+			s.trailer(o.preview)
 		}
 		o.lines, o.w = s.lines, w
 	}

@@ -66,11 +66,12 @@ func (m *model) promptKey(k tea.KeyPressMsg) tea.Cmd {
 		}
 		return nil
 	}
+	if n := cardScroll(key, m.bodyHeight()); n != 0 && p.list == nil && (p.input == nil || k.Text == "") {
+		m.scrollCard(n) // to see what it is about
+		return nil
+	}
 	if p.input == nil {
 		if key != "y" {
-			if m.screen == inboxScreen && p.list == nil {
-				m.scrollCard(cardScroll(key, m.bodyHeight())) // to see what it is about
-			}
 			return nil
 		}
 		m.prompt = nil

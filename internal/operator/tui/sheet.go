@@ -85,23 +85,28 @@ func (s *sheet) diff(text string, counts bool) {
 			continue
 		}
 		mark, st := text[:1], plain
+		whole := text
+		text = text[1:]
 		switch mark {
+		case " ":
 		case "+":
 			st = added
 		case "-":
 			st = gone
 		case "@":
-			s.add(span{dim, cut(text, s.w)})
+			s.add(span{dim, cut(whole, s.w)})
 			continue
 		case `\`:
 			st = dim
+		default: // no line of a diff: shown all the same
+			mark, text = "?", whole
 		}
 		changed := 0
 		if counts && (mark == "+" || mark == "-") {
 			s.changes++
 			changed = s.changes
 		}
-		for _, piece := range wrap(untab(text[1:]), s.w-2, false) {
+		for _, piece := range wrap(untab(text), s.w-2, false) {
 			s.add(span{st, mark + " " + piece})
 			mark = "↳"
 		}
@@ -112,11 +117,14 @@ func (s *sheet) diff(text string, counts bool) {
 // saysLines is how much of what the agent says stands before what would change: a long plea must not push it away.
 const saysLines = 2
 
+// most bounds what is one line in itself.
+const most = 240
+
 // preview is everything an operator decides on, in the order in which one reads it.
 func (s *sheet) preview(p *operator.Preview) {
-	s.field("asks to", bold, agentText(p.Summary))
+	s.field("asks to", bold, agentLine(p.Summary, most))
 	if h := safetext.Host(p.Host.Raw()); p.Host != "" && h != p.Host.Raw() {
-		s.field("host", warn, steady(h))
+		s.field("host", warn, cut(steady(h), most))
 	}
 	s.field("bottle", plain, p.Bottle+", by "+oneLine(p.Tool))
 	if p.Decision == nil {
@@ -137,10 +145,10 @@ func (s *sheet) preview(p *operator.Preview) {
 	default:
 		s.heading("the agent says (nobody has checked it)")
 		if long = s.fence("", says, saysLines); long {
-			s.add(span{dim, "│ … all of it is at the end"})
+			s.add(span{dim, cut("│ … all of it is at the end", s.w)})
 		}
 	}
-	s.findings(p.Findings)
+	s.findings(p)
 	if p.Blocked != "" {
 		s.heading("cannot be approved")
 		s.para(warn, printable(p.Blocked))
@@ -151,8 +159,14 @@ func (s *sheet) preview(p *operator.Preview) {
 		s.heading("the agent says (nobody has checked it)")
 		s.fence("", says, 0)
 	}
+}
+
+// trailer is for looking things up.
+func (s *sheet) trailer(p *operator.Preview) {
 	s.blank()
-	s.add(span{dim, "id " + string(p.ID)})
+	for _, l := range wrap("id "+string(p.ID), s.w, false) {
+		s.add(span{dim, l})
+	}
 	s.field("arrived", dim, when(p.ArrivedAt))
 	s.field("digest", dim, p.Digest)
 }
@@ -219,12 +233,12 @@ func outcome(o queue.Outcome) string {
 	return oneLine(string(o))
 }
 
-func (s *sheet) findings(list []operator.Finding) {
-	if len(list) == 0 {
+func (s *sheet) findings(p *operator.Preview) {
+	if len(p.Findings) == 0 {
 		return
 	}
 	s.heading("findings")
-	for _, f := range list {
+	for _, f := range p.Findings {
 		level, st := "note   ", dim
 		if f.Level == operator.Danger {
 			level, st = "DANGER ", danger
@@ -240,7 +254,8 @@ func (s *sheet) findings(list []operator.Finding) {
 			}
 			s.add(span{st, level}, span{body, piece})
 		}
-		if f.Evidence != "" {
+		told := f.Level == operator.Note && strings.Contains(p.Summary.Raw(), f.Evidence.Raw())
+		if f.Evidence != "" && !told {
 			s.fence("       ", agentText(f.Evidence), 0)
 		}
 	}

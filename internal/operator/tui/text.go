@@ -7,6 +7,7 @@ import (
 
 	"charm.land/lipgloss/v2"
 	"github.com/charmbracelet/x/ansi"
+	"github.com/clipperhouse/displaywidth"
 
 	"github.com/bot-bottle/supervise/internal/safetext"
 )
@@ -104,7 +105,7 @@ func steady(s string) string {
 	var b strings.Builder
 	for s != "" {
 		c, w := ansi.FirstGraphemeCluster(s, ansi.GraphemeWidth)
-		if w > 0 && w == ansi.StringWidthWc(c) || c == "\n" || c == "\t" {
+		if w > 0 && w == apart(c) && alone(c, w) || c == "\n" || c == "\t" {
 			b.WriteString(c)
 		} else {
 			for _, r := range c {
@@ -121,6 +122,23 @@ func steady(s string) string {
 		s = s[len(c):]
 	}
 	return b.String()
+}
+
+// alone tells whether a cluster stays what it is between spaces, where laying out may put it.
+func alone(c string, w int) bool {
+	return len(c) == 1 || ansi.StringWidth(" "+c+" ") == w+2
+}
+
+// apart is the cells of a cluster on a terminal that knows no clusters.
+func apart(cluster string) int {
+	n := 0
+	for _, r := range cluster {
+		if r >= 0x1F1E6 && r <= 0x1F1FF { // half a flag
+			n++
+		}
+		n += displaywidth.Rune(r)
+	}
+	return n
 }
 
 // agentLine is one line of an agent's text, in at most w cells.
@@ -169,11 +187,12 @@ func pad(s string, w int) string {
 
 // split cuts the longest start of at most w cells off s.
 func split(s string, w int) (head, tail string) {
-	if isASCII(s) {
-		n := min(max(w, 0), len(s))
+	n := min(max(w, 0), len(s))
+	if isASCII(s[:min(n+1, len(s))]) { // nothing joins, and the rest need not be looked at
 		return s[:n], s[n:]
 	}
-	n, cells := 0, 0
+	cells := 0
+	n = 0
 	for n < len(s) {
 		c, cw := ansi.FirstGraphemeCluster(s[n:], ansi.GraphemeWidth)
 		if cells += cw; cells > w {
@@ -188,10 +207,10 @@ func split(s string, w int) (head, tail string) {
 func wrap(s string, w int, words bool) []string {
 	w = max(w, 4)
 	var out []string
-	for width(s) > w {
+	for {
 		head, tail := split(s, w)
-		if head == "" {
-			break // one cluster wider than the line: not with w >= 4
+		if tail == "" || head == "" { // the rest; or a cluster wider than a line, which steady text has not
+			return append(out, s)
 		}
 		if i := strings.LastIndexByte(head, ' '); words && tail[0] != ' ' && i > len(head)/3 {
 			head, tail = s[:i], s[i+1:]
@@ -201,7 +220,6 @@ func wrap(s string, w int, words bool) []string {
 		out = append(out, head)
 		s = tail
 	}
-	return append(out, s)
 }
 
 // untab replaces tabs by spaces up to the next stop of four.

@@ -1,0 +1,753 @@
+package tui
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	tea "charm.land/bubbletea/v2"
+
+	"github.com/bot-bottle/supervise/internal/apply"
+	"github.com/bot-bottle/supervise/internal/operator"
+	"github.com/bot-bottle/supervise/queue"
+)
+
+// three is an inbox of three proposals that fit the screen, without a danger.
+func three() *fakeDesk {
+	return newDesk(routeAsk(3, "one", "a.example.com", "/a/"), routeAsk(2, "two", "b.example.com", "/b/"), routeAsk(1, "three", "c.example.com", "/c/"))
+}
+
+func digest(n int) string { return fmt.Sprintf("%064x", n) }
+
+func TestApproveActsOnWhatIsShown(t *testing.T) {
+	start(t, 120, 40, three(), func(r *rig) {
+		r.press("j", "a")
+		r.wantCalls("approve two " + digest(2))
+		r.wantScreen("APPROVED by you", "approved, live: two: allow b.example.com /b/", "2 open")
+		r.hit("a", "a")
+		r.press("a", "r", "d", "e", "space")
+		r.wantCalls() // no key acts on what is decided, nor on its neighbour
+		r.press("j", "a")
+		r.wantCalls("approve three " + digest(1))
+	})
+}
+
+func TestTypedAheadHitsNothing(t *testing.T) {
+	for _, keys := range [][]string{{"j", "a"}, {"j", "r", "1"}, {"j", "d", "y"}, {"j", "j", "a"}, {"a", "a", "a", "j", "a"}} {
+		t.Run(strings.Join(keys, ""), func(t *testing.T) {
+			start(t, 120, 40, three(), func(r *rig) {
+				r.hit(keys...)
+				for _, call := range r.desk.called() {
+					if !strings.HasPrefix(call, "approve one ") { // which was on the screen when it was typed
+						t.Errorf("typed ahead, %q led to %q", keys, call)
+					}
+				}
+			})
+		})
+	}
+	t.Run("before it is shown", func(t *testing.T) {
+		desk := three()
+		start(t, 120, 40, desk, func(r *rig) {
+			r.desk.hold = make(chan struct{})
+			r.send(keyMsg("j"))
+			r.pass(time.Minute) // the preview takes its time
+			r.wantScreen("looking…")
+			r.press("a")
+			r.wantCalls()
+			r.wantScreen("It came on the screen only now")
+			close(r.desk.hold)
+			r.settle()
+			r.hit("a")
+			r.wantCalls() // it has been there for no time at all
+			r.pass(DefaultSettle)
+			r.press("a")
+			r.wantCalls("approve two " + digest(2))
+		})
+	})
+}
+
+func TestSelectionStays(t *testing.T) {
+	start(t, 120, 40, three(), func(r *rig) {
+		r.press("j")
+		sel := r.m.inbox.sel
+		check := func(what string) {
+			t.Helper()
+			if r.m.inbox.sel != sel || r.m.card.ref != sel {
+				t.Errorf("%s: selected %v, shown %v, want %v", what, r.m.inbox.sel, r.m.card.ref, sel)
+			}
+		}
+		r.desk.put(routeAsk(9, "four", "d.example.com", "/d/"))
+		r.change()
+		check("after another arrived")
+		stuck := routeAsk(10, "five", "e.example.com", "/e/")
+		r.desk.mu.Lock()
+		r.desk.previews = slices.Insert(r.desk.previews, 0, stuck)
+		r.desk.mu.Unlock()
+		r.change()
+		check("after another was put first")
+		r.desk.decide(r.desk.previews[1].Ref, queue.Approved, "ops@desk", "cli")
+		r.change()
+		check("after one above was decided")
+		r.send(tea.WindowSizeMsg{Width: 50, Height: 20})
+		r.send(tea.WindowSizeMsg{Width: 200, Height: 60})
+		check("after resizing")
+		r.desk.setDown(errDown)
+		r.change()
+		r.wantScreen("The mailboxes cannot be read.", "NO MAILBOXES")
+		r.press("a", "j", "r", "1")
+		r.wantCalls()
+		r.desk.setDown(nil)
+		r.pass(lookEvery) // nobody tells that they are back
+		check("after the mailboxes came back")
+		r.pass(DefaultSettle)
+		r.press("a")
+		r.wantCalls("approve two " + digest(2))
+	})
+}
+
+func TestDecidedElsewhere(t *testing.T) {
+	start(t, 120, 40, three(), func(r *rig) {
+		r.press("j")
+		sel := r.m.inbox.sel
+		r.desk.decide(sel, queue.Rejected, "ops@desk", "web")
+		r.change()
+		r.wantScreen("REJECTED by ops@desk (web)", "2 open")
+		r.press("a", "r", "1", "d", "y", "e")
+		r.wantCalls()
+		r.wantScreen("It is decided: rejected by ops@desk (web).")
+		if r.m.inbox.sel != sel {
+			t.Errorf("selected %v, want still %v", r.m.inbox.sel, sel)
+		}
+		r.press("k")
+		r.wantNot("ops@desk")
+		r.wantScreen("1/2", "a.example.com")
+	})
+	t.Run("gone", func(t *testing.T) {
+		start(t, 120, 40, three(), func(r *rig) {
+			r.desk.decide(r.m.inbox.sel, "", "", "")
+			r.change()
+			r.wantScreen("It is gone from its mailbox")
+			r.press("a", "r", "1")
+			r.wantCalls()
+		})
+	})
+	t.Run("between look and key", func(t *testing.T) {
+		desk := three()
+		desk.approve = func(_ context.Context, ref operator.Ref, _ operator.Decision) (*operator.Result, error) {
+			desk.decide(ref, queue.Approved, "ops@desk", "cli")
+			return nil, &operator.DecidedError{Ref: ref, Status: queue.Approved, By: "ops@desk", Via: "cli"}
+		}
+		start(t, 120, 40, desk, func(r *rig) {
+			r.press("a")
+			r.wantScreen("decided already, approved by ops@desk (cli): one:", "APPROVED by ops@desk (cli)")
+			r.wantNot("by you", "NOT DONE")
+		})
+	})
+}
+
+func TestChangedUnderYou(t *testing.T) {
+	changed := func() *operator.Preview {
+		p := routeAsk(3, "one", "a.example.com", "/a/b/")
+		p.Digest = digest(333)
+		return p
+	}
+	t.Run("seen", func(t *testing.T) {
+		start(t, 120, 40, three(), func(r *rig) {
+			r.desk.put(changed())
+			r.change()
+			r.pass(DefaultSettle)
+			r.wantScreen("CHANGED SINCE YOU LOOKED", "+ asks to  allow a.example.com /a/b/", "- asks to  allow a.example.com /a/")
+			r.press("pgdown", "a")
+			r.wantCalls()
+			r.wantScreen("It has changed since you looked. Approve what it is now?")
+			r.press("y")
+			r.wantCalls("approve one " + digest(333))
+		})
+	})
+	t.Run("and back", func(t *testing.T) {
+		start(t, 120, 40, three(), func(r *rig) {
+			r.desk.put(changed())
+			r.change()
+			r.desk.put(routeAsk(3, "one", "a.example.com", "/a/"))
+			r.change()
+			r.pass(DefaultSettle)
+			r.wantNot("CHANGED")
+			r.press("a")
+			r.wantCalls("approve one " + digest(3))
+		})
+	})
+	t.Run("while asked", func(t *testing.T) {
+		start(t, 120, 40, newDesk(tokenAsk(3, "one")), func(r *rig) {
+			r.press("a")
+			r.write("credential")
+			p := tokenAsk(3, "one")
+			p.Digest = digest(333)
+			r.desk.put(p)
+			r.change()
+			r.wantScreen("It has changed while you were at it: look again.")
+			r.press("enter")
+			r.wantCalls()
+		})
+	})
+	t.Run("stale", func(t *testing.T) {
+		desk := three()
+		desk.approve = func(_ context.Context, ref operator.Ref, d operator.Decision) (*operator.Result, error) {
+			if d.Digest != digest(3) {
+				return nil, nil
+			}
+			desk.put(changed())
+			return nil, &operator.StaleError{Ref: ref, Preview: changed()}
+		}
+		start(t, 120, 40, desk, func(r *rig) {
+			r.press("a")
+			r.wantCalls("approve one " + digest(3))
+			r.wantScreen("not approved, it has changed: one:", "CHANGED SINCE YOU LOOKED", "+ asks to  allow a.example.com /a/b/")
+			r.press("pgdown", "a", "y")
+			r.wantCalls("approve one " + digest(333))
+		})
+	})
+}
+
+func TestDangers(t *testing.T) {
+	p := tokenAsk(1, "one")
+	p.Findings = append(p.Findings, operator.Finding{Code: "punycode", Level: operator.Danger, Text: "The host's name has letters beyond ASCII."})
+	for _, tt := range []struct {
+		name  string
+		typed []string
+		want  []string
+	}{
+		{"both", []string{"credential", "enter", "punycode", "enter"}, []string{"approve one " + digest(1) + " accept credential,punycode"}},
+		{"one only", []string{"credential", "enter", "esc"}, nil},
+		{"another's", []string{"punycode", "enter"}, nil},
+		{"yes is no code", []string{"y", "enter"}, nil},
+		{"nothing", []string{"enter", "enter"}, nil},
+		{"a second try", []string{"x", "enter", "backspace", "credential", "enter", "punycode", "enter"}, []string{"approve one " + digest(1) + " accept credential,punycode"}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			start(t, 120, 60, newDesk(p), func(r *rig) {
+				r.press("a")
+				r.wantScreen("DANGER credential", "type credential to accept it")
+				for _, s := range tt.typed {
+					if _, ok := special[s]; ok {
+						r.press(s)
+					} else {
+						r.write(s)
+					}
+				}
+				r.wantCalls(tt.want...)
+			})
+		})
+	}
+}
+
+func TestAskedBeforeApproving(t *testing.T) {
+	unmanaged := routeAsk(1, "one", "a.example.com", "/a/")
+	unmanaged.Targets, unmanaged.Unmanaged = nil, []apply.Kind{apply.KindEgress}
+	blocked := routeAsk(1, "one", "a.example.com", "/a/")
+	blocked.Blocked = "routes.yaml has two documents\nthe lines to add by hand:\n  - host: a.example.com"
+	bad := routeAsk(1, "one", "a.example.com", "/a/")
+	bad.State, bad.Digest, bad.Targets, bad.Blocked = operator.Bad, "", nil, "the proposal is malformed, so it can only be rejected"
+	deciding := routeAsk(1, "one", "a.example.com", "/a/")
+	deciding.State = operator.Deciding
+	for _, tt := range []struct {
+		name   string
+		p      *operator.Preview
+		keys   []string
+		screen string
+		want   []string
+	}{
+		{"unmanaged, no", unmanaged, []string{"a", "n"}, "", nil},
+		{"unmanaged, yes", unmanaged, []string{"a", "y"}, "", []string{"approve one " + digest(1) + " unmanaged"}},
+		{"blocked", blocked, []string{"a"}, "It cannot be approved", nil},
+		{"blocked can be rejected", blocked, []string{"r", "4"}, "", []string{`reject one "` + quickNotes[3].text + `"`}},
+		{"malformed", bad, []string{"a"}, "It cannot be approved", nil},
+		{"malformed is not edited", bad, []string{"e"}, "can only be rejected", nil},
+		{"malformed can be rejected", bad, []string{"r", "1"}, "", []string{`reject one "` + quickNotes[0].text + `"`}},
+		{"being decided", deciding, []string{"a", "r", "d", "e"}, "It is being decided at this moment.", nil},
+		{"long, unseen", dockerAsk(1, "one", 100), []string{"a", "n"}, "", nil},
+		{"long, unseen, all the same", dockerAsk(1, "one", 100), []string{"a", "y"}, "", []string{"approve one " + digest(1)}},
+		{"long, jumped to the end", dockerAsk(1, "one", 100), []string{"enter", "end", "a"}, "not seen yet", nil},
+		{"long, seen", dockerAsk(1, "one", 100), []string{"pgdown", "pgdown", "pgdown", "pgdown", "a"}, "", []string{"approve one " + digest(1)}},
+		{"long, seen while asked", dockerAsk(1, "one", 60), []string{"a", "pgdown", "pgdown", "y"}, "", []string{"approve one " + digest(1)}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			start(t, 120, 40, newDesk(tt.p), func(r *rig) {
+				r.press(tt.keys...)
+				r.wantCalls(tt.want...)
+				r.wantScreen(tt.screen)
+			})
+		})
+	}
+}
+
+func TestReject(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		do   func(r *rig)
+		want []string
+	}{
+		{"by number", func(r *rig) { r.press("r", "3") }, []string{`reject one "` + quickNotes[2].text + `"`}},
+		{"typed", func(r *rig) { r.press("r"); r.write("no, use 1 mirror"); r.press("enter") }, []string{`reject one "no, use 1 mirror"`}},
+		{"typed, a digit first", func(r *rig) { r.press("r"); r.write(" 3 hosts"); r.press("enter") }, []string{`reject one "3 hosts"`}},
+		{"pasted", func(r *rig) { r.press("r"); r.send(tea.PasteMsg{Content: "1 line\n"}); r.press("enter") }, []string{`reject one "1 line"`}},
+		{"left", func(r *rig) { r.press("r"); r.write("no"); r.press("esc", "enter") }, nil},
+		{"no quick note", func(r *rig) { r.press("r", "9", "esc") }, nil},
+		{"changes meanwhile", func(r *rig) {
+			r.press("r")
+			r.write("no")
+			p := routeAsk(3, "one", "a.example.com", "/a/")
+			p.Digest = digest(33)
+			r.desk.put(p)
+			r.change()
+			r.press("enter")
+		}, []string{`reject one "no"`}},
+		{"decided meanwhile", func(r *rig) {
+			r.press("r")
+			r.write("no")
+			r.desk.decide(r.m.inbox.sel, queue.Approved, "ops@desk", "cli")
+			r.change()
+			r.press("enter")
+		}, nil},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			start(t, 120, 40, three(), func(r *rig) {
+				tt.do(r)
+				r.wantCalls(tt.want...)
+				if tt.want != nil {
+					r.wantScreen("REJECTED by you", "rejected: one:")
+				}
+			})
+		})
+	}
+}
+
+func TestDismiss(t *testing.T) {
+	start(t, 120, 40, three(), func(r *rig) {
+		r.press("d")
+		r.wantScreen("An agent is WAITING for this.")
+		r.press("n")
+		r.wantCalls()
+		r.press("d", "y")
+		r.wantCalls("dismiss one")
+		r.wantScreen("DISMISSED by you")
+	})
+}
+
+func TestPasteIsNoKeys(t *testing.T) {
+	start(t, 120, 40, three(), func(r *rig) {
+		r.send(tea.PasteMsg{Content: "a\nr1\ndy"})
+		r.pass(time.Second)
+		r.wantCalls()
+	})
+}
+
+func TestBulk(t *testing.T) {
+	t.Run("binds to what was marked", func(t *testing.T) {
+		desk := three()
+		desk.approve = func(_ context.Context, ref operator.Ref, d operator.Decision) (*operator.Result, error) {
+			if ref.Bottle == "two" {
+				return nil, &operator.StaleError{Ref: ref, Preview: routeAsk(2, "two", "b.example.com", "/b/")}
+			}
+			return nil, nil
+		}
+		start(t, 120, 40, desk, func(r *rig) {
+			r.press("space", "space", "space")
+			r.wantScreen("3 marked")
+			p := routeAsk(2, "two", "b.example.com", "/everything/")
+			p.Digest = digest(222)
+			desk.put(p)
+			r.change()
+			r.press("a")
+			r.wantScreen("Approve 3 marked proposals?", "x one: allow a.example.com /a/")
+			r.wantCalls()
+			r.press("y")
+			r.wantCalls("approve one "+digest(3), "approve two "+digest(2), "approve three "+digest(1))
+			r.wantScreen("approved 2, and 1 NOT: two:", "NOT DONE")
+			if len(r.m.inbox.marks) != 0 || r.m.busy != 0 {
+				t.Errorf("marks %v, busy %d; want none", r.m.inbox.marks, r.m.busy)
+			}
+		})
+	})
+	t.Run("not with a danger", func(t *testing.T) {
+		start(t, 120, 40, newDesk(tokenAsk(1, "one")), func(r *rig) {
+			r.press("space")
+			r.wantScreen("It has a danger")
+			r.wantNot("marked")
+		})
+	})
+	t.Run("not unseen", func(t *testing.T) {
+		start(t, 120, 40, newDesk(dockerAsk(1, "one", 100)), func(r *rig) {
+			r.press("space")
+			r.wantScreen("Look at all of it first")
+			r.hit("space")
+			r.wantNot("marked")
+		})
+	})
+	t.Run("esc forgets", func(t *testing.T) {
+		start(t, 120, 40, three(), func(r *rig) {
+			r.press("space", "esc", "home", "a")
+			r.wantCalls("approve one " + digest(3))
+		})
+	})
+	t.Run("decided meanwhile", func(t *testing.T) {
+		start(t, 120, 40, three(), func(r *rig) {
+			r.press("space")
+			r.desk.decide(r.desk.previews[0].Ref, queue.Rejected, "ops@desk", "cli")
+			r.change()
+			r.wantScreen("1 marked proposal no longer open")
+			r.press("a")
+			r.wantCalls("approve two " + digest(2)) // what is shown, as without marks
+		})
+	})
+}
+
+func TestUndo(t *testing.T) {
+	start(t, 120, 40, three(), func(r *rig) {
+		r.press("u")
+		r.wantScreen("Nothing has been applied from here")
+		r.press("a", "j", "u")
+		r.wantScreen("Take back: one: allow a.example.com /a/?")
+		r.press("n", "u", "y")
+		r.wantCalls("approve one "+digest(3), "undo one")
+		r.wantScreen("taken back: one:")
+		r.press("u")
+		r.wantScreen("Nothing has been applied from here")
+	})
+	t.Run("from the history", func(t *testing.T) {
+		start(t, 120, 40, withPast(), func(r *rig) {
+			r.press("h", "u")
+			r.wantScreen("choose such a line")
+			r.press("j", "j", "u", "y")
+			r.wantCalls("undo web")
+			r.press("esc")
+			r.wantScreen("[inbox]")
+		})
+	})
+}
+
+func TestHistorySearch(t *testing.T) {
+	start(t, 120, 40, withPast(), func(r *rig) {
+		r.press("h", "/")
+		r.write("nothing like it")
+		r.press("enter")
+		r.wantScreen("Nothing in the ledger matches.")
+		r.press("/")
+		r.write("github")
+		r.press("enter", "end", "enter")
+		r.wantScreen("what     approved", "line     1 of the ledger")
+	})
+}
+
+func TestApplyErrorStays(t *testing.T) {
+	desk := three()
+	desk.approve = func(_ context.Context, ref operator.Ref, d operator.Decision) (*operator.Result, error) {
+		fmt.Fprintf(d.Progress, "reloading\x1b[2J the proxy\n")
+		return nil, fmt.Errorf("applying %s: %w", ref, &apply.Failure{Step: "verify", Path: "/srv/r.yaml", Err: errors.New("not live\x1b]0;x\a after 5s"), Left: []string{"/srv/p.yaml: wrote aa, found bb"}})
+	}
+	start(t, 120, 40, desk, func(r *rig) {
+		r.press("a")
+		r.wantScreen("not done: one:", "NOT DONE", `not live\x1b]0;x\x07 after 5s`, "could not be put back", "/srv/p.yaml: wrote aa, found bb")
+		r.press("j")
+		r.wantNot("could not be put back")
+		r.press("k")
+		r.wantScreen("NOT DONE", "could not be put back")
+		checkScreen(t, r.screen(), 120, 40)
+		desk.approve = nil
+		r.desk.called()
+		r.press("a")
+		r.wantCalls("approve one " + digest(3))
+		r.wantNot("NOT DONE")
+	})
+}
+
+func TestBusy(t *testing.T) {
+	desk := three()
+	start(t, 120, 40, desk, func(r *rig) {
+		release := make(chan struct{})
+		desk.approve = func(ctx context.Context, ref operator.Ref, d operator.Decision) (*operator.Result, error) {
+			fmt.Fprintf(d.Progress, "step 1 of 2\n")
+			select {
+			case <-release:
+				return nil, nil
+			case <-ctx.Done():
+				return nil, ctx.Err()
+			}
+		}
+		r.press("a")
+		r.wantScreen("approving…", "step 1 of 2")
+		r.press("a", "r", "1")
+		r.wantCalls("approve one " + digest(3))
+		r.press("j")
+		r.wantScreen("allow b.example.com") // nothing blocks
+		r.press("q")
+		if r.quit {
+			t.Error("quit while a decision was being made")
+		}
+		r.wantScreen("Quits when it is done")
+		r.press("a")
+		r.wantCalls() // nothing new is begun
+		close(release)
+		r.settle()
+		if !r.quit {
+			t.Error("did not quit when the decision was made")
+		}
+	})
+	t.Run("twice", func(t *testing.T) {
+		desk := three()
+		desk.approve = func(ctx context.Context, _ operator.Ref, _ operator.Decision) (*operator.Result, error) {
+			<-ctx.Done()
+			return nil, ctx.Err()
+		}
+		start(t, 120, 40, desk, func(r *rig) {
+			r.press("a", "ctrl+c", "ctrl+c")
+			if !r.quit {
+				t.Error("the second ctrl+c did not quit")
+			}
+		})
+	})
+}
+
+func TestNews(t *testing.T) {
+	start(t, 120, 40, three(), func(r *rig) {
+		if len(r.raw) > 0 {
+			t.Errorf("what was there at the start was notified: %q", r.raw)
+		}
+		r.desk.put(routeAsk(7, "four", "d.example.com", "/d/"))
+		r.change()
+		want := "\a\x1b]9;supervise: four asks to allow d.example.com /d/\a"
+		if len(r.raw) != 1 || r.raw[0] != want {
+			t.Errorf("notified %q, want %q", r.raw, want)
+		}
+		r.change()
+		r.desk.setDown(errDown)
+		r.change()
+		r.desk.setDown(nil)
+		r.change()
+		if len(r.raw) != 1 {
+			t.Errorf("notified again: %q", r.raw[1:])
+		}
+		r.raw = nil
+		r.desk.put(hostileAsk(8))
+		r.desk.put(routeAsk(9, "six", "f.example.com", "/"))
+		r.change()
+		if len(r.raw) != 1 || !strings.HasSuffix(r.raw[0], " (DANGER), and 1 more\a") || strings.Count(r.raw[0], "\x1b") != 1 || strings.Count(r.raw[0], "\a") != 2 {
+			t.Errorf("notified %q, want one safe note of two proposals", r.raw)
+		}
+	})
+	t.Run("quiet", func(t *testing.T) {
+		start(t, 120, 40, three(), func(r *rig) {
+			r.m.opts.Quiet = true
+			r.desk.put(routeAsk(7, "four", "d.example.com", "/d/"))
+			r.change()
+			if len(r.raw) > 0 {
+				t.Errorf("notified %q, want nothing", r.raw)
+			}
+		})
+	})
+}
+
+func TestEdit(t *testing.T) {
+	const good, bad = `{"host": "a.example.com"}`, `{"host": "*"}`
+	desk := three()
+	desk.edited = func(_ operator.Ref, text string) (*operator.Preview, error) {
+		if text == bad {
+			return nil, &operator.EditError{Err: errors.New(`egress-block: host "*" must be a host name`)}
+		}
+		p := routeAsk(3, "one", "a.example.com", "/")
+		p.Digest, p.Edited = digest(3333), untrusted(text)
+		return p, nil
+	}
+	start(t, 120, 60, desk, func(r *rig) {
+		sel := r.m.inbox.sel
+		r.send(editedMsg{ref: sel, text: bad})
+		r.pass(time.Second)
+		r.wantScreen("YOUR EDIT IS NOT VALID", `host "*" must be a host name`, "asks to  allow a.example.com /a/")
+		r.press("a", "r", "1")
+		r.wantCalls()
+		r.press("j", "k") // it is kept
+		r.wantScreen("YOUR EDIT IS NOT VALID", "asks to  allow a.example.com /a/")
+		r.send(editedMsg{ref: sel, text: good})
+		r.hit("a")
+		r.wantCalls() // its preview has not been looked at
+		r.pass(time.Second)
+		r.wantScreen("YOUR EDIT, and what would change with it", `+ {"host": "a.example.com"}`)
+		r.press("a")
+		r.wantCalls(fmt.Sprintf("approve one %s file %q", digest(3333), good))
+	})
+	t.Run("dropped", func(t *testing.T) {
+		start(t, 120, 60, desk, func(r *rig) {
+			r.send(editedMsg{ref: r.m.inbox.sel, text: good})
+			r.press("esc")
+			r.wantNot("YOUR EDIT")
+			r.press("a")
+			r.wantCalls("approve two " + digest(2))
+		})
+	})
+	t.Run("unchanged", func(t *testing.T) {
+		start(t, 120, 60, three(), func(r *rig) {
+			r.send(editedMsg{ref: r.m.inbox.sel, text: r.desk.previews[0].Proposed.Raw()})
+			r.wantScreen("The file is as it was proposed.")
+			r.wantNot("YOUR EDIT")
+		})
+	})
+	t.Run("failed", func(t *testing.T) {
+		start(t, 120, 60, three(), func(r *rig) {
+			r.send(editedMsg{ref: r.m.inbox.sel, err: errors.New("the editor \"nope\": exit status 127")})
+			r.wantScreen("exit status 127")
+		})
+	})
+	t.Run("hidden characters", func(t *testing.T) {
+		start(t, 120, 60, newDesk(hostileAsk(1)), func(r *rig) {
+			r.press("e")
+			r.wantScreen("It holds characters that an editor may hide")
+		})
+	})
+}
+
+func TestFilterAndGroups(t *testing.T) {
+	start(t, 200, 60, busyDay(), func(r *rig) {
+		r.press("/")
+		r.write("DANGER build")
+		r.wantScreen("1/1", "8 open") // what is open is counted, whatever the filter
+		r.press("enter", "pgdown", "a")
+		r.wantScreen("type credential to accept it")
+		r.press("esc", "esc")
+		r.wantScreen("4/7")
+		r.press("g")
+		r.wantScreen("api.github.com (2)", "[inbox by host]")
+		if r.m.inbox.sel.Bottle != "build-farm-eu-central-1" {
+			t.Errorf("grouping moved the selection to %v", r.m.inbox.sel)
+		}
+		r.press("up")
+		if r.m.inbox.sel.Bottle != "web" {
+			t.Errorf("up chose %v, want the one above in the group", r.m.inbox.sel)
+		}
+	})
+}
+
+// TestKeepsNothing: after 10,000 proposals have come and gone, nothing is kept of them.
+func TestKeepsNothing(t *testing.T) {
+	start(t, 80, 24, newDesk(), func(r *rig) {
+		for i := range 1000 {
+			r.desk.mu.Lock()
+			r.desk.previews, r.desk.bottles = nil, nil
+			clear(r.desk.gone)
+			r.desk.mu.Unlock()
+			for j := range 10 {
+				r.desk.put(routeAsk(i*10+j, fmt.Sprintf("b%d", j), "a.example.com", "/"))
+			}
+			r.change()
+			r.hit("j", "space")
+		}
+		m := r.m
+		if n := len(m.cards); n > 3 {
+			t.Errorf("%d cards are kept", n)
+		}
+		for what, n := range map[string]int{"index": len(m.inbox.index), "rows": len(m.inbox.rows), "marks": len(m.inbox.marks)} {
+			if n > 11 {
+				t.Errorf("%s holds %d, want at most what is open", what, n)
+			}
+		}
+	})
+}
+
+func crowd(n int) *fakeDesk {
+	d := newDesk()
+	for i := range n {
+		d.previews = append(d.previews, routeAsk(i+1, fmt.Sprintf("bottle-%d", i%40), fmt.Sprintf("h%d.example.com", i), "/"))
+		d.bottles = []string{"bottle-0"}
+	}
+	return d
+}
+
+// firstScreen is all that the terminal does from a snapshot to a drawn screen.
+func firstScreen(m *model, s *operator.Snapshot, p *operator.Preview) int {
+	m.Update(tea.WindowSizeMsg{Width: 120, Height: 40})
+	m.Update(snapshotMsg{s: s})
+	m.Update(showMsg{ref: p.Ref, p: p})
+	return len(m.View().Content)
+}
+
+func BenchmarkFirstScreen(b *testing.B) {
+	for _, n := range []int{10, 1000} {
+		b.Run(fmt.Sprint(n), func(b *testing.B) {
+			desk := crowd(n)
+			s, err := desk.Snapshot(b.Context())
+			if err != nil {
+				b.Fatal(err)
+			}
+			for b.Loop() {
+				firstScreen(newModel(b.Context(), Options{Desk: desk}), s, desk.previews[0])
+			}
+		})
+	}
+}
+
+// TestManyOpen: with a hundred times as much open, the first screen takes at most three times as long.
+func TestManyOpen(t *testing.T) {
+	best := func(n int) time.Duration {
+		desk := crowd(n)
+		s, err := desk.Snapshot(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		least := time.Hour
+		for range 50 {
+			begin := time.Now()
+			firstScreen(newModel(t.Context(), Options{Desk: desk}), s, desk.previews[0])
+			least = min(least, time.Since(begin))
+		}
+		return least
+	}
+	few, many := best(10), best(1000)
+	t.Logf("first screen: %v with 10 open, %v with 1,000", few, many)
+	if many > 3*few {
+		t.Errorf("first screen with 1,000 open takes %v, over 3 times the %v with 10", many, few)
+	}
+	start(t, 80, 24, crowd(1000), func(r *rig) {
+		r.press("end")
+		r.wantScreen("1000/1000", "allow h999.example.com")
+		checkScreen(t, r.screen(), 80, 24)
+		r.press("/")
+		r.write("h500.")
+		r.wantScreen("1/1", "allow h500.example.com")
+	})
+}
+
+func TestResizing(t *testing.T) {
+	start(t, 80, 24, busyDay(), func(r *rig) {
+		choose(r, 6)
+		for w := 1; w <= 210; w += 7 {
+			for _, h := range []int{1, 9, 10, 17, 60} {
+				r.send(tea.WindowSizeMsg{Width: w, Height: h})
+				checkScreen(t, r.screen(), w, h)
+				r.hit("enter")
+				checkScreen(t, r.screen(), w, h)
+			}
+		}
+	})
+}
+
+func TestTasksEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		ts := &tasks{ctx: ctx}
+		got := make(chan tea.Msg, 1)
+		cmd := ts.after(time.Hour, secondMsg{})
+		go func() { got <- cmd() }()
+		synctest.Wait()
+		cancel()
+		ts.wait()
+		if msg := <-got; msg != nil {
+			t.Errorf("a timer that was ended said %v", msg)
+		}
+		if msg := ts.after(0, secondMsg{})(); msg != nil {
+			t.Errorf("a task after the end said %v", msg)
+		}
+	})
+}
