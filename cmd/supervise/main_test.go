@@ -14,6 +14,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -84,7 +85,8 @@ func TestScripts(t *testing.T) {
 }
 
 // propose [-raw|-wait] BOTTLE ID TOOL FILE [JUSTIFICATION] puts a proposal into root/BOTTLE. FILE is a file of the script; with
-// -raw it is the text itself, Go-quoted, as is JUSTIFICATION. With -wait an agent waits until the script ends.
+// -raw it is the text itself, Go-quoted, as is JUSTIFICATION. With -wait an agent waits until the script ends; without,
+// nobody does.
 func propose(ts *testscript.TestScript, neg bool, args []string) {
 	raw := len(args) > 0 && args[0] == "-raw"
 	waits := len(args) > 0 && args[0] == "-wait"
@@ -115,8 +117,13 @@ func propose(ts *testscript.TestScript, neg bool, args []string) {
 	box, err := queue.OpenDir(ts.MkAbs(filepath.Join("root", args[0])), queue.Options{Slug: args[0]})
 	ts.Check(err)
 	ts.Check(box.Put(context.Background(), p))
+	// Ages tell the order of proposals, and the clock of files is coarse.
+	at := time.Now().Add(time.Duration(slices.Index(ids(), args[1])-30) * time.Second)
+	ts.Check(os.Chtimes(ts.MkAbs(filepath.Join("root", args[0], args[1]+".proposal.json")), at, at))
 	if !waits {
 		ts.Check(box.Close())
+		// As a running sidecar would have it soon: nobody waits, and the hint is newer than the proposal.
+		ts.Check(os.WriteFile(ts.MkAbs(filepath.Join("root", args[0], "presence.json")), []byte(`{"waiting": {}}`), 0o640))
 		return
 	}
 	var waiter sync.WaitGroup
