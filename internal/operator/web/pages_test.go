@@ -54,7 +54,7 @@ func TestPagesOfTheInbox(t *testing.T) {
 	c, _ := signedInto(t, fake{items: many(95)})
 	page := c.get("/").want(200, "95 open", "Page 1 of 3", "host-0.example", "host-39.example").wantNot("host-40.example", "Earlier")
 	next := page.find(func(n *html.Node) bool { return attr(n, "rel") == "next" })
-	page = c.get(attr(next, "href")).want(200, "Page 2 of 3", "host-40.example").wantNot("host-39.example")
+	c.get(attr(next, "href")).want(200, "Page 2 of 3", "host-40.example").wantNot("host-39.example")
 	c.get("/?page=3&q=example").want(200, "host-94.example", "Earlier").wantNot("Later")
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/cookiejar"
@@ -52,9 +53,8 @@ type rig struct {
 	url    string
 	proxy  *httptest.Server
 
-	mu     sync.Mutex
-	frozen bool // guarded by mu: the proxy has stopped reading its file
-	stale  map[string][]byte
+	mu    sync.Mutex
+	stale map[string][]byte // guarded by mu: what a proxy that has stopped reading its file goes on showing
 }
 
 func newRig(t testing.TB, slugs ...string) *rig {
@@ -241,7 +241,6 @@ type client struct {
 	t    testing.TB
 	base string
 	http *http.Client
-	last string // path of the last page
 }
 
 func newClient(t testing.TB, base string) *client {
@@ -424,9 +423,7 @@ func (g *got) values(id string) (action string, v url.Values) {
 func (g *got) submit(id, verb string, fields url.Values) *got {
 	g.c.t.Helper()
 	action, v := g.values(id)
-	for k, val := range fields {
-		v[k] = val
-	}
+	maps.Copy(v, fields)
 	if action == "" {
 		action = g.path
 	}
