@@ -38,7 +38,7 @@ const maxFinalFile = 8 << 10
 
 // deliver makes the answer and has the pair archived once it went out on a live connection.
 func (t *Tools) deliver(ctx context.Context, f facts, r queue.Response) *mcp.CallToolResult {
-	archive := func() { t.archive(context.WithoutCancel(ctx), f) }
+	archive := func() { t.archive(context.WithoutCancel(ctx), f, r) }
 	if c := CallFrom(ctx); c != nil && c.OnDelivered != nil {
 		c.OnDelivered(archive)
 	} else if ctx.Err() == nil {
@@ -48,24 +48,42 @@ func (t *Tools) deliver(ctx context.Context, f facts, r queue.Response) *mcp.Cal
 }
 
 // archive records a delivery. If it cannot, the answer counts as undelivered, and the same question gets it again.
-func (t *Tools) archive(ctx context.Context, f facts) {
+func (t *Tools) archive(ctx context.Context, f facts, r queue.Response) {
 	if err := t.opts.Mailbox.Archive(ctx, f.id); err != nil {
+		t.observe(Event{Kind: ArchiveFailed, Tool: f.tool})
 		t.log.Error("answer went out but is not archived", "id", f.id, "tool", f.tool, "bottle", t.opts.Bottle, "err", err)
 		return
 	}
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	for _, recs := range t.byKey {
-		for _, rec := range recs {
-			if rec.id == f.id && rec.delivered.IsZero() {
-				rec.delivered = time.Now()
-			}
+	if t.markDelivered(f.id) {
+		after := time.Duration(0)
+		if !f.arrived.IsZero() && !r.DecidedAt.IsZero() {
+			after = max(0, r.DecidedAt.Sub(f.arrived))
 		}
+		t.observe(Event{Kind: Delivered, Tool: f.tool, Status: r.Status, After: after})
 	}
 }
 
-// repeated is an answer that went out before.
-func repeated(f facts, r queue.Response, since time.Duration) *mcp.CallToolResult {
+// markDelivered tells whether this was the first time.
+func (t *Tools) markDelivered(id queue.ID) (first bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	first = true // what has no record is one that nothing here could have asked
+	for _, recs := range t.byKey {
+		for _, rec := range recs {
+			if rec.id == id {
+				first = rec.delivered.IsZero()
+				if first {
+					rec.delivered = time.Now()
+				}
+			}
+		}
+	}
+	return first
+}
+
+// repeat gives an answer that went out before.
+func (t *Tools) repeat(f facts, r queue.Response, since time.Duration) *mcp.CallToolResult {
+	t.observe(Event{Kind: Replayed, Tool: f.tool})
 	if !r.DecidedAt.IsZero() {
 		since = max(since, time.Since(r.DecidedAt))
 	}
@@ -135,8 +153,9 @@ func whatHolds(f facts, r queue.Response) string {
 	}
 }
 
-// pending is the answer when the call ends and the proposal does not.
-func pending(f facts, why string) *mcp.CallToolResult {
+// pending makes the answer when the call ends and the proposal does not.
+func (t *Tools) pending(f facts, reason, why string) *mcp.CallToolResult {
+	t.observe(Event{Kind: HoldEnded, Tool: f.tool, Reason: reason})
 	text := fmt.Sprintf(`status: %s
 proposal_id: %s
 

@@ -34,6 +34,7 @@ func (t *Tools) Middleware() mcp.Middleware {
 				}
 			}
 			if err := fields.check(call.Params.Name, call.Params.Arguments); err != nil {
+				t.observe(Event{Kind: Refused, Tool: call.Params.Name})
 				return toolError(err.Error()), nil
 			}
 			res, err := next(ctx, method, req)

@@ -38,9 +38,9 @@ type question struct {
 	justification string
 }
 
-// verdict says what becomes of a question: exactly one of the three.
+// verdict says what becomes of a question.
 type verdict struct {
-	wait   *facts // join this open proposal
+	wait   *facts // join this open proposal; with create: it was put just now
 	answer *mcp.CallToolResult
 	create bool    // put a new proposal
 	resume *record // with create: put this one again, as it is and with its id, since it may be stored already
@@ -49,10 +49,11 @@ type verdict struct {
 
 // ask is the body of every proposing tool. err is what checking the payload said.
 func (t *Tools) ask(ctx context.Context, req *mcp.CallToolRequest, p payload.Payload, err error, justification string) (*mcp.CallToolResult, any, error) {
-	if err != nil {
-		return nil, nil, err
+	if err == nil {
+		err = payload.CheckJustification(p.Tool, justification)
 	}
-	if err := payload.CheckJustification(p.Tool, justification); err != nil {
+	if err != nil {
+		t.observe(Event{Kind: Refused, Tool: req.Params.Name})
 		return nil, nil, err
 	}
 	v, err := t.settle(ctx, question{p, keyOf(p), strings.TrimSpace(justification)})
@@ -62,6 +63,9 @@ func (t *Tools) ask(ctx context.Context, req *mcp.CallToolRequest, p payload.Pay
 	case v.answer != nil:
 		return v.answer, nil, nil
 	default:
+		if !v.create {
+			t.observe(Event{Kind: Rejoined, Tool: p.Tool})
+		}
 		return t.wait(ctx, req, *v.wait)
 	}
 }
@@ -112,10 +116,11 @@ func (t *Tools) look(ctx context.Context, q question) (verdict, error) {
 		}
 		since := t.sinceDelivery(rec, e)
 		if since <= t.opts.Redeliver && sameWords(e.Proposal.Justification, q.justification) {
-			return verdict{answer: repeated(factsOf(e), *e.Response, since)}, nil
+			return verdict{answer: t.repeat(factsOf(e), *e.Response, since)}, nil
 		}
 		rejected := e.Response.Status == queue.Rejected
 		if rejected && retriesOf(records) >= maxRetries {
+			t.observe(Event{Kind: Refused, Tool: tool})
 			return verdict{}, triedOften(tool, *e.Response)
 		}
 		return verdict{create: true, retry: rejected}, nil
@@ -179,7 +184,8 @@ func (t *Tools) create(ctx context.Context, q question, v verdict) (verdict, err
 	t.mu.Unlock()
 	t.log.Info(fmt.Sprintf("queued proposal %s (%s) for bottle %s; waiting for operator...", p.ID, tool, t.opts.Bottle),
 		"id", p.ID, "tool", tool, "bottle", t.opts.Bottle, "bytes", len(p.ProposedFile))
-	return verdict{wait: new(factsOf(queue.Entry{Proposal: p}))}, nil
+	t.observe(Event{Kind: Asked, Tool: tool})
+	return verdict{wait: new(factsOf(queue.Entry{Proposal: p})), create: true}, nil
 }
 
 // checkPending refuses one more proposal when too many are open.
@@ -198,6 +204,7 @@ func (t *Tools) checkPending(ctx context.Context, tool string) error {
 	if len(open) < t.opts.MaxPending {
 		return nil
 	}
+	t.observe(Event{Kind: Refused, Tool: tool})
 	return fmt.Errorf("%s: %d proposals of this sandbox wait for the operator already, which is the limit: call %s with one of these ids before you ask for more. Open, with their age: %s",
 		tool, len(open), Await, strings.Join(open, ", "))
 }
@@ -263,6 +270,7 @@ func (t *Tools) load(ctx context.Context) error {
 
 // failed logs a failure of ours and returns what the agent is told.
 func (t *Tools) failed(tool, doing string, err error) error {
+	t.observe(Event{Kind: Failed, Tool: tool})
 	t.log.Error("tool failed", "tool", tool, "bottle", t.opts.Bottle, "doing", doing, "err", safetext.Line(err.Error(), 300))
 	return fmt.Errorf("%s: %s failed: %s. This is no decision; call again in a moment, and tell the user if it goes on", tool, doing, safetext.Line(err.Error(), 300))
 }

@@ -27,22 +27,25 @@ It queues nothing and blocks until the decision is there; "status: pending" mean
 func (t *Tools) await(ctx context.Context, req *mcp.CallToolRequest, in awaitIn) (*mcp.CallToolResult, any, error) {
 	id, err := queue.ParseID(in.ProposalID)
 	if err != nil {
+		t.observe(Event{Kind: Refused, Tool: Await})
 		return nil, nil, fmt.Errorf("%s: proposal_id %.80q must be the id that a pending answer gave you, such as 0197f3b2-6d1e-7c3a-9b58-3f6f0a2c4d1e", Await, in.ProposalID)
 	}
 	e, err := t.opts.Mailbox.Get(ctx, id)
 	if errors.Is(err, queue.ErrNotFound) || err == nil && e.Proposal.Bottle != t.opts.Bottle {
+		t.observe(Event{Kind: Refused, Tool: Await})
 		return nil, nil, unknownProposal(id)
 	} else if err != nil {
 		return nil, nil, t.failed(Await, "reading proposal "+string(id), err)
 	}
 	f := factsOf(e)
 	if e.Response == nil {
+		t.observe(Event{Kind: Rejoined, Tool: f.tool})
 		return t.wait(ctx, req, f)
 	}
 	if e.Delivered.IsZero() {
 		return t.deliver(ctx, f, *e.Response), nil, nil
 	}
-	return repeated(f, *e.Response, max(0, time.Since(e.Delivered))), nil, nil
+	return t.repeat(f, *e.Response, max(0, time.Since(e.Delivered))), nil, nil
 }
 
 func unknownProposal(id queue.ID) error {

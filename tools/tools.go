@@ -59,6 +59,9 @@ type Options struct {
 	EgressProxy string        // http URL; if empty, DefaultEgressProxy
 	Dockerfile  string        // where the agent finds its current Dockerfile; if empty, DefaultDockerfile
 	Logger      *slog.Logger  // if nil, nothing is logged
+
+	// Observe is told what happens, from any goroutine; it must not block. Nil: nobody counts.
+	Observe func(Event)
 }
 
 // Tools serves one bottle. Its methods may be called concurrently.

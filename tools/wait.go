@@ -30,10 +30,11 @@ type facts struct {
 	tool    string
 	subject string        // the host, URL or file; escaped, one line
 	age     time.Duration // when the wait began
+	arrived time.Time     // by the wall clock
 }
 
 func factsOf(e queue.Entry) facts {
-	return facts{id: e.Proposal.ID, tool: safetext.Line(e.Proposal.Tool, 40), subject: subject(e.Proposal), age: max(0, e.Age)}
+	return facts{id: e.Proposal.ID, tool: safetext.Line(e.Proposal.Tool, 40), subject: subject(e.Proposal), age: max(0, e.Age), arrived: e.Proposal.ArrivedAt}
 }
 
 // subject is what a proposal is about, to a model that may have lost the call.
@@ -97,7 +98,7 @@ func (t *Tools) wait(ctx context.Context, req *mcp.CallToolRequest, f facts) (*m
 	call := callOf(ctx, req)
 	leave, ok := t.enter(call.Session, f.id)
 	if !ok {
-		return pending(f, "too many calls wait at once, so this one does not"), nil, nil
+		return t.pending(f, ReasonCrowded, "too many calls wait at once, so this one does not"), nil, nil
 	}
 	defer leave()
 	if call.Holding != nil {
@@ -117,7 +118,7 @@ func (t *Tools) wait(ctx context.Context, req *mcp.CallToolRequest, f facts) (*m
 		if hold > 0 {
 			left := hold - time.Since(start)
 			if left <= 0 {
-				return pending(f, "the operator has not decided yet"), nil, nil
+				return t.pending(f, ReasonHold, "the operator has not decided yet"), nil, nil
 			}
 			if step == 0 || left < step {
 				step = left
@@ -128,8 +129,9 @@ func (t *Tools) wait(ctx context.Context, req *mcp.CallToolRequest, f facts) (*m
 		case err == nil:
 			return t.deliver(ctx, f, r), nil, nil
 		case errors.Is(context.Cause(ctx), ErrShutdown) || errors.Is(err, queue.ErrClosed):
-			return pending(f, "the supervise server is restarting"), nil, nil
+			return t.pending(f, ReasonRestart, "the supervise server is restarting"), nil, nil
 		case ctx.Err() != nil:
+			t.observe(Event{Kind: Left, Tool: f.tool})
 			return nil, nil, ctx.Err() // nobody listens; the proposal stands
 		case errors.Is(err, errStep):
 		case errors.Is(err, queue.ErrNotFound):
