@@ -243,13 +243,15 @@ func (l *dirLoop) look(why cause) {
 	l.cost = l.lookedAt.Sub(start)
 	l.mu.Lock()
 	l.scanErr = err
-	l.mu.Unlock()
 	switch {
 	case news && why == byEvent:
 		l.proven = true
 	case news && why == byPoll:
 		l.proven = false
+		l.health.Missed++
 	}
+	l.health.Watched, l.health.Proven = l.watching, l.proven
+	l.mu.Unlock()
 	if err != nil && !l.gone {
 		l.log.Error("mailbox cannot be read; waiting for it to come back", "err", err)
 	} else if err == nil && l.gone {
