@@ -66,6 +66,7 @@ type Dir struct {
 	bad      map[string]*badName
 	flooded  bool
 	scanErr  error // why the last look failed
+	health   Health
 	asked    []chan struct{}
 	delivers history
 
