@@ -2,7 +2,6 @@ package queue
 
 import (
 	"cmp"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -201,19 +200,3 @@ func (l *dirLoop) expired() []ID {
 }
 
 func (id ID) late() string { return string(id) + lateSuffix }
-
-type presenceJSONFile struct {
-	Waiting map[ID]int `json:"waiting"`
-}
-
-func presenceJSON(waiters map[ID][]chan<- result) []byte {
-	f := presenceJSONFile{Waiting: make(map[ID]int, len(waiters))}
-	for id, w := range waiters {
-		f.Waiting[id] = len(w)
-	}
-	data, err := json.Marshal(f)
-	if err != nil {
-		panic(err) // a map of strings to ints
-	}
-	return append(data, '\n')
-}

@@ -3,7 +3,6 @@ package queue
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -51,11 +50,6 @@ type Root struct {
 	wakeLoop chan struct{}
 	done     chan struct{}
 	loop     sync.WaitGroup
-}
-
-type presenceSeen struct {
-	mtime time.Time
-	seen  seen
 }
 
 const maxReported = 1024 // names of one bottle whose badness is remembered
@@ -461,7 +455,7 @@ func (r *Root) respond(bottle string, resp Response, data []byte) (err error) {
 
 // lost tells who won. The winner may have crashed before its response was durable, and this answer says that it stands.
 func (r *Root) lost(b *box, id ID) error {
-	if err := b.dir.Sync(); err != nil {
+	if err := b.fault.do("respond.syncdir", b.dir.Sync); err != nil {
 		return err
 	}
 	f, err := b.get(id)
@@ -495,51 +489,6 @@ func (r *Root) won(b *box, resp Response) error {
 		return nil // delivered and archived already
 	}
 	return ErrLate
-}
-
-// Presence implements Inbox.
-func (r *Root) Presence(ctx context.Context, bottle string) (Presence, error) {
-	if ctx.Err() != nil {
-		return Presence{}, context.Cause(ctx)
-	}
-	b, err := r.openBox(bottle)
-	if err != nil {
-		return Presence{}, err
-	}
-	defer b.close()
-	data, info, err := b.read(presenceFile)
-	if errors.Is(err, fs.ErrNotExist) {
-		return Presence{}, nil
-	}
-	if bad, ok := errors.AsType[*BadError](err); ok {
-		r.report(bad)
-		return Presence{}, nil
-	}
-	if err != nil {
-		return Presence{}, err
-	}
-	r.mu.Lock()
-	last := r.presence[bottle]
-	if !last.mtime.Equal(info.ModTime()) {
-		last = presenceSeen{info.ModTime(), newSeen(info.ModTime())}
-		r.presence[bottle] = last
-	}
-	r.mu.Unlock()
-	p := Presence{At: info.ModTime(), Known: last.seen.age() <= presenceMax, Waiting: map[ID]int{}}
-	if !p.Known {
-		return p, nil
-	}
-	var f presenceJSONFile
-	if json.Unmarshal(data, &f) != nil {
-		r.report(b.bad(presenceFile, "does not parse"))
-		return Presence{}, nil
-	}
-	for id, n := range f.Waiting {
-		if _, err := ParseID(string(id)); err == nil && n > 0 && len(p.Waiting) < maxNames {
-			p.Waiting[id] = n
-		}
-	}
-	return p, nil
 }
 
 const forgotten = ".forgotten-"
