@@ -81,10 +81,12 @@ func (w *stream) Write(p []byte) (int, error) {
 	if w.framed {
 		data = fmt.Appendf(nil, "event: message\ndata: %s\n\n", bytes.TrimSpace(p))
 	}
+	// Before, not after: a client may well hang up the moment it has read its answer.
+	live := w.ctx.Err() == nil
 	if err := w.writeLocked(data, w.within); err != nil {
 		return 0, err
 	}
-	if w.ctx.Err() == nil && w.sent != nil {
+	if live && w.sent != nil {
 		if event, answers := parseEvent(data); event != "" || answers != "" {
 			w.sent(event, answers)
 		}

@@ -134,8 +134,10 @@ func (d *Desk) Snapshot(ctx context.Context) (*Snapshot, error) {
 		}
 	}
 	d.cache.mu.Unlock()
+	// Ages are read one after the other, so the same moment has ages that differ by as long as listing takes.
+	seen := func(i Item) time.Duration { return i.Age.Truncate(100 * time.Millisecond) }
 	slices.SortStableFunc(s.Items, func(a, b Item) int {
-		return cmp.Or(rank(a)-rank(b), cmp.Compare(b.Age, a.Age), strings.Compare(string(a.ID), string(b.ID)))
+		return cmp.Or(rank(a)-rank(b), cmp.Compare(seen(b), seen(a)), strings.Compare(string(a.ID), string(b.ID)))
 	})
 	return s, nil
 }
@@ -211,7 +213,7 @@ func connected(p queue.Presence, id queue.ID, age time.Duration) Connected {
 	switch {
 	case !p.Known:
 		return Unknown
-	case p.Waiting[id] > 0 || age < time.Since(p.At):
+	case p.Waiting[id] > 0 || age+time.Millisecond < time.Since(p.At):
 		return Waiting
 	}
 	return Away
