@@ -334,7 +334,7 @@ func TestSecondBrowser(t *testing.T) {
 }
 
 // stream reads the events of one page until it ends.
-func stream(t *testing.T, c *client) (events <-chan string, status int) {
+func stream(t testing.TB, c *client) (events <-chan string, status int) {
 	t.Helper()
 	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, c.base+"/events", nil)
 	if err != nil {
@@ -357,7 +357,7 @@ func stream(t *testing.T, c *client) (events <-chan string, status int) {
 	return ch, resp.StatusCode
 }
 
-func next(t *testing.T, ch <-chan string) (string, bool) {
+func next(t testing.TB, ch <-chan string) (string, bool) {
 	t.Helper()
 	select {
 	case s, ok := <-ch:

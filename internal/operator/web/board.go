@@ -1,6 +1,7 @@
 package web
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -18,6 +19,7 @@ const (
 	lookEvery = 2 * time.Second       // for what no mailbox tells, as an undo elsewhere
 	oldest    = 15 * time.Second      // a snapshot nothing was seen to change since: findings and presence age
 	pace      = 40 * time.Millisecond // between two looks, so that a burst is one
+	behind    = time.Second           // how old a snapshot may be shown while run is about to look: the page's script hears of the new one
 )
 
 // board keeps one snapshot for all pages, and tells their streams when it changes. What a page shows may be some
@@ -35,6 +37,7 @@ type board struct {
 	taken    time.Time                // guarded by mu
 	rev      string                   // guarded by mu
 	dirty    bool                     // guarded by mu: something may have changed since snap was begun
+	decided  bool                     // guarded by mu: a verb of ours has changed something since
 	watching bool                     // guarded by mu: changes are being told
 	seq      int64                    // guarded by mu: of the newest ledger line when snap was begun
 	subs     map[chan update]struct{} // guarded by mu
@@ -69,18 +72,29 @@ type view struct {
 // age of an item now.
 func (v view) age(it operator.Item) time.Duration { return it.Age + time.Since(v.taken) }
 
-func (b *board) freshLocked() bool {
-	return b.snap != nil && !b.dirty && b.watching && time.Since(b.taken) < oldest
+// currentLocked tells whether nothing is known to have changed since the snapshot.
+func (b *board) currentLocked() bool {
+	return b.snap != nil && !b.dirty && !b.decided && b.watching && time.Since(b.taken) < oldest
 }
 
-// get returns the snapshot, looking again when it may not be current.
+// goodLocked tells whether a page may show the snapshot. With forty sidecars something always changes.
+func (b *board) goodLocked() bool {
+	return b.currentLocked() || b.snap != nil && !b.decided && b.watching && len(b.subs) > 0 && time.Since(b.taken) < behind
+}
+
+// get returns a snapshot that a page may show, looking again when there is none.
 func (b *board) get(ctx context.Context) (view, error) {
 	b.mu.Lock()
-	v, fresh := view{b.snap, b.taken, b.rev}, b.freshLocked()
+	v, good := view{b.snap, b.taken, b.rev}, b.goodLocked()
 	b.mu.Unlock()
-	if fresh {
+	if good {
 		return v, nil
 	}
+	return b.refresh(ctx)
+}
+
+// refresh returns a snapshot that is current.
+func (b *board) refresh(ctx context.Context) (view, error) {
 	select {
 	case b.turn <- struct{}{}:
 		defer func() { <-b.turn }()
@@ -88,17 +102,18 @@ func (b *board) get(ctx context.Context) (view, error) {
 		return view{}, context.Cause(ctx)
 	}
 	b.mu.Lock()
-	if b.freshLocked() { // whoever had the turn has looked for us
+	if b.currentLocked() { // whoever had the turn has looked for us
 		defer b.mu.Unlock()
 		return view{b.snap, b.taken, b.rev}, nil
 	}
-	b.dirty = false // before looking: what changes from now on counts as a change
+	decided := b.decided
+	b.dirty, b.decided = false, false // before looking: what changes from now on counts as a change
 	b.mu.Unlock()
 	v, seq, err := b.look(ctx)
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if err != nil {
-		b.dirty = true
+		b.dirty, b.decided = true, b.decided || decided
 		return view{}, err
 	}
 	changed := v.rev != b.rev
@@ -153,24 +168,24 @@ const newest = 20
 
 func summarize(v view) update {
 	u := update{Rev: v.rev, Newest: []arrival{}}
-	var items []operator.Item
-	for _, it := range v.Items {
-		if !it.Abandoned {
-			items = append(items, it)
+	items := make([]*operator.Item, 0, len(v.Items))
+	for i := range v.Items {
+		if !v.Items[i].Abandoned {
+			items = append(items, &v.Items[i])
 		}
 	}
 	u.Open = len(items)
-	slices.SortStableFunc(items, func(a, b operator.Item) int { return int(a.Age - b.Age) })
+	slices.SortStableFunc(items, func(a, b *operator.Item) int { return cmp.Compare(a.Age, b.Age) })
 	for _, it := range items[:min(len(items), newest)] {
 		u.Newest = append(u.Newest, arrival{string(it.ID), it.Bottle, it.Summary.Line(120), it.Danger, proposalPath(it.Ref)})
 	}
 	return u
 }
 
-// changed makes the next get look again, and streams soon.
+// changed tells that a verb of ours changed something: the next get looks again, and streams hear of it soon.
 func (b *board) changed() {
 	b.mu.Lock()
-	b.dirty = true
+	b.decided = true
 	b.mu.Unlock()
 	select {
 	case b.wake <- struct{}{}:
@@ -180,7 +195,7 @@ func (b *board) changed() {
 
 // subscribe returns a channel of updates, the present one first.
 func (b *board) subscribe(ctx context.Context) (ch chan update, cancel func(), err error) {
-	v, err := b.get(ctx)
+	v, err := b.refresh(ctx)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -232,19 +247,21 @@ func (b *board) run(ctx context.Context) error {
 			ticked = true
 		}
 		b.mu.Lock()
-		idle, fresh, seq := len(b.subs) == 0, b.freshLocked(), b.seq
+		idle, current, seq := len(b.subs) == 0, b.currentLocked(), b.seq
 		b.mu.Unlock()
 		if idle {
 			continue
 		}
-		if ticked && fresh {
+		if ticked && current {
 			if now, err := b.lastSeq(ctx); err != nil || now == seq {
 				continue
 			}
-			b.changed()
+			b.mu.Lock()
+			b.dirty = true
+			b.mu.Unlock()
 		}
 		start := time.Now()
-		if _, err := b.get(ctx); err != nil && ctx.Err() == nil {
+		if _, err := b.refresh(ctx); err != nil && ctx.Err() == nil {
 			b.log.Warn("looking at the mailboxes", "err", fmt.Sprintf("%.500v", err))
 		}
 		// A burst is one look, and looking takes at most half of the time.

@@ -18,7 +18,7 @@ import (
 )
 
 // perPage is how many proposals one page of the inbox has.
-const perPage = 40
+const perPage = 30
 
 // maxFolded is how many abandoned proposals are listed.
 const maxFolded = 50
@@ -57,9 +57,10 @@ func (s *Server) getInbox(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	p.Open, p.Rev, p.Bottles, p.Problems = 0, v.rev, v.Bottles, v.Problems
-	var items []operator.Item
+	items := make([]*operator.Item, 0, len(v.Items))
 	match := matcher(p.Query)
-	for _, it := range v.Items {
+	for i := range v.Items {
+		it := &v.Items[i]
 		if !it.Abandoned {
 			p.Open++
 		}
@@ -67,7 +68,7 @@ func (s *Server) getInbox(w http.ResponseWriter, r *http.Request) {
 		case p.Bottle != "" && it.Bottle != p.Bottle || !match(it):
 		case it.Abandoned:
 			if p.Folded++; p.Folded <= maxFolded {
-				p.Abandoned = append(p.Abandoned, rowOf(v, it))
+				p.Abandoned = append(p.Abandoned, rowOf(v, *it))
 			}
 		default:
 			items = append(items, it)
@@ -75,7 +76,7 @@ func (s *Server) getInbox(w http.ResponseWriter, r *http.Request) {
 	}
 	head := groupBy(p.Group)
 	if head != nil {
-		slices.SortStableFunc(items, func(a, b operator.Item) int {
+		slices.SortStableFunc(items, func(a, b *operator.Item) int {
 			return cmp.Or(boolOrder(a.State != operator.Stuck, b.State != operator.Stuck), strings.Compare(head(a), head(b)))
 		})
 	} else {
@@ -90,7 +91,7 @@ func (s *Server) getInbox(w http.ResponseWriter, r *http.Request) {
 	p.Number = min(max(number, 1), p.Pages)
 	last := "\x00"
 	for _, it := range items[(p.Number-1)*perPage : min(p.Number*perPage, len(items))] {
-		row := rowOf(v, it)
+		row := rowOf(v, *it)
 		if head != nil && head(it) != last {
 			last = head(it)
 			row.Head = cmp.Or(last, "no host")
@@ -126,14 +127,14 @@ func boolOrder(a, b bool) int {
 	return 1
 }
 
-func groupBy(name string) func(operator.Item) string {
+func groupBy(name string) func(*operator.Item) string {
 	switch name {
 	case "host":
-		return func(it operator.Item) string { return safetext.Host(it.Host.Raw()) }
+		return func(it *operator.Item) string { return safetext.Host(it.Host.Raw()) }
 	case "bottle":
-		return func(it operator.Item) string { return it.Bottle }
+		return func(it *operator.Item) string { return it.Bottle }
 	case "tool":
-		return func(it operator.Item) string { return toolWord(it.Tool) }
+		return func(it *operator.Item) string { return toolWord(it.Tool) }
 	}
 	return nil
 }
@@ -150,9 +151,9 @@ func rowOf(v view, it operator.Item) inboxRow {
 	return row
 }
 
-func matcher(query string) func(operator.Item) bool {
+func matcher(query string) func(*operator.Item) bool {
 	words := strings.Fields(strings.ToLower(query))
-	return func(it operator.Item) bool {
+	return func(it *operator.Item) bool {
 		if len(words) == 0 {
 			return true
 		}

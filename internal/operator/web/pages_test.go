@@ -52,10 +52,10 @@ func must(p payload.Payload, err error) payload.Payload {
 
 func TestPagesOfTheInbox(t *testing.T) {
 	c, _ := signedInto(t, fake{items: many(95)})
-	page := c.get("/").want(200, "95 open", "Page 1 of 3", "host-0.example", "host-39.example").wantNot("host-40.example", "Earlier")
+	page := c.get("/").want(200, "95 open", "Page 1 of 4", "host-0.example", "host-29.example").wantNot("host-30.example", "Earlier")
 	next := page.find(func(n *html.Node) bool { return attr(n, "rel") == "next" })
-	c.get(attr(next, "href")).want(200, "Page 2 of 3", "host-40.example").wantNot("host-39.example")
-	c.get("/?page=3&q=example").want(200, "host-94.example", "Earlier").wantNot("Later")
+	c.get(attr(next, "href")).want(200, "Page 2 of 4", "host-30.example").wantNot("host-29.example")
+	c.get("/?page=4&q=example").want(200, "host-94.example", "Earlier").wantNot("Later")
 }
 
 // many are open proposals, the oldest first.

@@ -25,6 +25,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -109,6 +110,8 @@ func (s *Server) Run(ctx context.Context, ln net.Listener) error {
 		Handler:   s.handler, ReadHeaderTimeout: 10 * time.Second, ReadTimeout: time.Minute, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10,
 		ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelWarn),
 	}
+	var fresh freshConns
+	srv.ConnState = fresh.state
 	// No WriteTimeout: an approval takes as long as the build it starts.
 	g, gctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return s.board.run(gctx) })
@@ -125,6 +128,7 @@ func (s *Server) Run(ctx context.Context, ln net.Listener) error {
 	g.Go(func() error {
 		<-gctx.Done()
 		s.board.close() // streams never end by themselves
+		fresh.close()
 		stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), grace)
 		defer cancel()
 		if err := srv.Shutdown(stop); err != nil {
@@ -134,6 +138,38 @@ func (s *Server) Run(ctx context.Context, ln net.Listener) error {
 		return nil
 	})
 	return g.Wait()
+}
+
+// freshConns knows the connections on which nothing has come. Browsers open some ahead, and Shutdown would wait 5 s
+// for their first request.
+type freshConns struct {
+	mu     sync.Mutex
+	conns  map[net.Conn]bool // guarded by mu
+	closed bool              // guarded by mu
+}
+
+func (f *freshConns) state(c net.Conn, state http.ConnState) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	switch {
+	case state != http.StateNew:
+		delete(f.conns, c)
+	case f.closed:
+		c.Close()
+	case f.conns == nil:
+		f.conns = map[net.Conn]bool{c: true}
+	default:
+		f.conns[c] = true
+	}
+}
+
+func (f *freshConns) close() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.closed = true
+	for c := range f.conns {
+		c.Close()
+	}
 }
 
 func (s *Server) routes() http.Handler {
