@@ -57,7 +57,7 @@ func (m *model) edit() tea.Cmd {
 	return tea.ExecProcess(run, func(err error) tea.Msg {
 		defer os.RemoveAll(filepath.Dir(file))
 		if err != nil {
-			return editedMsg{ref: ref, err: fmt.Errorf("the editor %q (set EDITOR to another): %w", m.opts.Editor, err)}
+			return editedMsg{ref: ref, err: fmt.Errorf("the editor failed: %w (EDITOR is %q)", err, m.opts.Editor)}
 		}
 		text, err := readEdit(file)
 		return editedMsg{ref, text, err}

@@ -66,7 +66,7 @@ func (m *model) promptKey(k tea.KeyPressMsg) tea.Cmd {
 		}
 		return nil
 	}
-	if n := cardScroll(key, m.bodyHeight()); n != 0 && p.list == nil && (p.input == nil || k.Text == "") {
+	if n := cardScroll(key, m.bodyHeight()); n != 0 && p.list == nil && (p.input == nil || key == "pgdown" || key == "pgup") {
 		m.scrollCard(n) // to see what it is about
 		return nil
 	}

@@ -21,7 +21,9 @@ type screen struct {
 	bells   int
 	notes   []string // OSC 9
 	title   string
-	colours bool // a colour was ever set
+	colours bool              // a colour was ever set
+	frame   *string           // what is shown while a synchronized update (mode 2026) is under way
+	reply   func(text string) // to the program; nil: a terminal that answers nothing
 	parser  *ansi.Parser
 }
 
@@ -63,6 +65,9 @@ func (s *screen) resize(w, h int) {
 
 // String is the text, without the spaces at the ends of lines.
 func (s *screen) String() string {
+	if s.frame != nil {
+		return *s.frame
+	}
 	var b strings.Builder
 	for _, row := range s.cells {
 		b.WriteString(strings.TrimRight(strings.Join(row, ""), " ") + "\n")
@@ -161,8 +166,8 @@ func (s *screen) osc(cmd int, data []byte) {
 
 func (s *screen) csi(cmd ansi.Cmd, params ansi.Params) {
 	if cmd.Prefix() != 0 {
-		if cmd.Prefix() == '?' && cmd.Final() == 'h' && param(params, 0, 0) == 1049 {
-			s.erase(0, s.w*s.h)
+		if cmd.Prefix() == '?' {
+			s.mode(cmd, param(params, 0, 0))
 		}
 		return
 	}
@@ -225,6 +230,25 @@ func (s *screen) csi(cmd ansi.Cmd, params ansi.Params) {
 				s.colours = s.colours || p != 39 && p != 49
 			}
 		})
+	}
+}
+
+const (
+	altScreen    = 1049
+	synchronized = 2026
+)
+
+// mode is a private mode that is set, reset, or asked for.
+func (s *screen) mode(cmd ansi.Cmd, mode int) {
+	switch {
+	case mode == altScreen && cmd.Final() == 'h':
+		s.erase(0, s.w*s.h)
+	case mode == synchronized && cmd.Final() == 'h' && s.frame == nil:
+		s.frame = new(s.String())
+	case mode == synchronized && cmd.Final() == 'l':
+		s.frame = nil
+	case mode == synchronized && cmd.Final() == 'p' && s.reply != nil:
+		s.reply("\x1b[?2026;2$y") // known, and off
 	}
 }
 

@@ -52,3 +52,18 @@ func TestScreenHears(t *testing.T) {
 		t.Error("colours = false after red")
 	}
 }
+
+// TestFrames: while a program draws a frame, the one before is what is seen.
+func TestFrames(t *testing.T) {
+	s := newScreen(6, 1)
+	var replied string
+	s.reply = func(text string) { replied += text }
+	s.parser.Parse([]byte("old\x1b[?2026$p\x1b[?2026h\rne"))
+	if got := s.String(); got != "old\n" || replied != "\x1b[?2026;2$y" {
+		t.Errorf("half a frame shows %q after the reply %q, want the one before", got, replied)
+	}
+	s.parser.Parse([]byte("w\x1b[?2026l"))
+	if got := s.String(); got != "new\n" {
+		t.Errorf("after the frame %q is shown, want new", got)
+	}
+}

@@ -1,5 +1,6 @@
 // Package tuitest runs a program on a terminal of its own, types, and reads its screen: what a person would see, not the
-// bytes that made it. Nothing in it waits for time to pass, only for the screen to show something.
+// bytes that made it, and never half of a frame that the program draws as a whole (mode 2026). Nothing in it waits for
+// time to pass, only for the screen to show something.
 package tuitest
 
 import (
@@ -38,6 +39,7 @@ func Start(cmd *exec.Cmd, cols, rows int) (*Terminal, error) {
 		return nil, fmt.Errorf("starting %s on a terminal: %w", cmd.Path, err)
 	}
 	t := &Terminal{cmd: cmd, pty: f, screen: newScreen(cols, rows), changed: make(chan struct{}), ended: make(chan struct{})}
+	t.screen.reply = func(text string) { _, _ = f.WriteString(text) } // a program that has gone needs no answer
 	go t.read()
 	return t, nil
 }
