@@ -80,6 +80,7 @@ func TestScripts(t *testing.T) {
 			"get":       get,
 			"port":      port,
 			"ask":       ask,
+			"getuntil":  getUntil,
 		},
 	})
 }
@@ -209,6 +210,29 @@ func ask(ts *testscript.TestScript, neg bool, args []string) {
 		call.Wait()
 		_ = session.Close() // its server may have gone
 	})
+}
+
+// getUntil URL TEXT gets until the body holds TEXT, and prints as get does.
+func getUntil(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: getuntil URL TEXT")
+	}
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: 20 * time.Second}
+	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		resp, err := client.Get(args[0])
+		ts.Check(err)
+		b, err := io.ReadAll(resp.Body)
+		resp.Body.Close()
+		ts.Check(err)
+		if strings.Contains(string(b), args[1]) {
+			_, err := fmt.Fprintf(ts.Stdout(), "%d\n%s", resp.StatusCode, b)
+			ts.Check(err)
+			return
+		}
+		if time.Now().After(deadline) {
+			ts.Fatalf("%s does not come to hold %q:\n%s", args[0], args[1], b)
+		}
+	}
 }
 
 // get URL [PROXY] prints the status and the body.

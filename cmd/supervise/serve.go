@@ -87,12 +87,23 @@ func given(cmd *cobra.Command) map[string]string {
 
 func (a *app) serve(ctx context.Context, cfg config.Sidecar, hold func(string) (time.Duration, bool)) error {
 	log := newLog(a.err, cfg.Debug)
+	var m *metrics
+	var shown *metricsServer
+	o := tools.Options{
+		Bottle: cfg.BottleSlug, Hold: hold, Redeliver: cfg.Redeliver, MaxPending: cfg.MaxPending, MaxWaiting: cfg.MaxWaiting,
+		EgressProxy: cfg.EgressProxy, Dockerfile: cfg.Dockerfile,
+	}
+	if cfg.Metrics != "" {
+		m = newMetrics(cfg.BottleSlug)
+		o.Observe = m.observe
+		var err error
+		if shown, err = listenMetrics(cfg.Metrics, m.reg, log); err != nil {
+			return hint(err, "SUPERVISE_METRICS, or --metrics, moves it")
+		}
+		defer shown.ln.Close()
+	}
 	side, err := openSidecar(sidecarOptions{
-		Dir: cfg.QueueDir,
-		Tools: tools.Options{
-			Bottle: cfg.BottleSlug, Hold: hold, Redeliver: cfg.Redeliver, MaxPending: cfg.MaxPending, MaxWaiting: cfg.MaxWaiting,
-			EgressProxy: cfg.EgressProxy, Dockerfile: cfg.Dockerfile,
-		},
+		Dir: cfg.QueueDir, Tools: o,
 		Server: server.Options{
 			Addr: cfg.Addr(), Token: string(cfg.Token), AllowedHosts: cfg.AllowedHosts,
 			Ready: func() error { return mailboxThere(cfg.QueueDir) },
@@ -108,6 +119,11 @@ func (a *app) serve(ctx context.Context, cfg config.Sidecar, hold func(string) (
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return side.Run(ctx) })
+	if m != nil {
+		m.watch(cfg.BottleSlug, side)
+		log.Info("metrics on http://" + shown.ln.Addr().String() + "/metrics")
+		g.Go(func() error { return shown.Run(ctx) })
+	}
 	g.Go(func() error {
 		for {
 			select {

@@ -22,8 +22,9 @@ type sidecarOptions struct {
 
 // sidecar is one bottle's mailbox, tools and server, listening from openSidecar on.
 type sidecar struct {
-	box *queue.Dir
-	srv *server.Server
+	box   *queue.Dir
+	tools *tools.Tools
+	srv   *server.Server
 }
 
 // openSidecar takes the mailbox first: whoever cannot have it must not answer for the bottle.
@@ -46,7 +47,7 @@ func openSidecar(o sidecarOptions, log *slog.Logger) (*sidecar, error) {
 	if err != nil {
 		return nil, errors.Join(err, box.Close())
 	}
-	return &sidecar{box, srv}, nil
+	return &sidecar{box, t, srv}, nil
 }
 
 // Run serves until ctx ends. The mailbox is closed last, when nothing is held any more.

@@ -31,6 +31,7 @@ type Sidecar struct {
 	EgressProxy  string
 	Dockerfile   string
 	AllowedHosts []string
+	Metrics      string // HOST:PORT of the Prometheus listener; "": none
 	Token        Secret // "": none is asked for
 }
 
@@ -117,6 +118,15 @@ func SidecarVars() []SidecarVar {
 					return fmt.Errorf("must be host names without scheme or port, parted by commas; %q is none", name)
 				}
 				s.AllowedHosts = append(s.AllowedHosts, name)
+			}
+			return nil
+		}},
+		{"SUPERVISE_METRICS", "metrics", "", "address, HOST:PORT, of a listener of its own with Prometheus metrics at /metrics; unset: none", func(s *Sidecar, v string) error {
+			s.Metrics = v
+			host, port, err := net.SplitHostPort(v)
+			_, portErr := number(port, 0, 65535)
+			if _, addrErr := netip.ParseAddr(host); err != nil || portErr != nil || addrErr != nil && !hostRE.MatchString(host) {
+				return errors.New("must be HOST:PORT, such as 127.0.0.1:9102")
 			}
 			return nil
 		}},

@@ -39,9 +39,9 @@ func TestLoadSidecar(t *testing.T) {
 	}{
 		{name: "defaults", want: defaults},
 		{name: "everything", env: "SUPERVISE_QUEUE_DIR=/q SUPERVISE_PORT=0 SUPERVISE_BIND=[::1] SUPERVISE_DEBUG=1 SUPERVISE_HOLD=codex-mcp-client=240s,*=50s SUPERVISE_REDELIVER=0s " +
-			"SUPERVISE_MAX_PENDING=1 SUPERVISE_MAX_WAITING=8 SUPERVISE_EGRESS_PROXY=http://127.0.0.1:9099/ SUPERVISE_DOCKERFILE=/D SUPERVISE_ALLOWED_HOSTS=a.example,,b,10.0.0.1 SUPERVISE_TOKEN=t0k",
+			"SUPERVISE_MAX_PENDING=1 SUPERVISE_MAX_WAITING=8 SUPERVISE_EGRESS_PROXY=http://127.0.0.1:9099/ SUPERVISE_DOCKERFILE=/D SUPERVISE_ALLOWED_HOSTS=a.example,,b,10.0.0.1 SUPERVISE_METRICS=[::1]:0 SUPERVISE_TOKEN=t0k",
 			want: Sidecar{BottleSlug: "web", QueueDir: "/q", Bind: "::1", Debug: true, Hold: "codex-mcp-client=240s,*=50s", MaxPending: 1, MaxWaiting: 8,
-				EgressProxy: "http://127.0.0.1:9099/", Dockerfile: "/D", AllowedHosts: []string{"a.example", "b", "10.0.0.1"}, Token: "t0k"}},
+				EgressProxy: "http://127.0.0.1:9099/", Dockerfile: "/D", AllowedHosts: []string{"a.example", "b", "10.0.0.1"}, Metrics: "[::1]:0", Token: "t0k"}},
 		{name: "a flag wins", env: "SUPERVISE_PORT=1", flags: map[string]string{"port": "2", "bottle-slug": "api"},
 			want: with(func(s *Sidecar) { s.Port, s.BottleSlug = 2, "api" })},
 		{name: "an empty flag is the default", env: "SUPERVISE_PORT=1", flags: map[string]string{"port": ""}, want: defaults},
@@ -50,6 +50,8 @@ func TestLoadSidecar(t *testing.T) {
 
 		{name: "no slug", env: "SUPERVISE_BOTTLE_SLUG=", err: []string{"SUPERVISE_BOTTLE_SLUG is not set", "such as web"}},
 		{name: "bad slug", env: "SUPERVISE_BOTTLE_SLUG=../etc", err: []string{"SUPERVISE_BOTTLE_SLUG", `"../etc"`, "[a-z0-9]"}},
+		{name: "metrics without a host", env: "SUPERVISE_METRICS=:9102", err: []string{`SUPERVISE_METRICS ":9102"`, "such as 127.0.0.1:9102"}},
+		{name: "metrics without a port", flags: map[string]string{"metrics": "127.0.0.1"}, err: []string{`--metrics (SUPERVISE_METRICS) "127.0.0.1"`}},
 		{name: "bad port", env: "SUPERVISE_PORT=http", err: []string{`SUPERVISE_PORT "http"`, "from 0 to 65535"}},
 		{name: "port too high", env: "SUPERVISE_PORT=70000", err: []string{`SUPERVISE_PORT "70000"`}},
 		{name: "bad flag", flags: map[string]string{"port": "-1"}, err: []string{`--port (SUPERVISE_PORT) "-1"`}},
