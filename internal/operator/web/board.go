@@ -3,12 +3,11 @@ package web
 import (
 	"cmp"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
-	"encoding/json"
 	"fmt"
+	"hash/maphash"
 	"log/slog"
 	"slices"
+	"strconv"
 	"sync"
 	"time"
 
@@ -151,16 +150,35 @@ func (b *board) lastSeq(ctx context.Context) (int64, error) {
 	return 0, nil
 }
 
+// seed makes revisions of two runs differ.
+var seed = maphash.MakeSeed()
+
 // revision differs when a page would look different, but for ages.
 func revision(s *operator.Snapshot, seq int64) string {
-	h := sha256.New()
-	enc := json.NewEncoder(h)
-	for _, it := range s.Items {
-		it.Age = 0
-		_ = enc.Encode(it) // to a hash: cannot fail
+	var h maphash.Hash
+	h.SetSeed(seed)
+	put := func(parts ...string) {
+		for _, p := range parts {
+			_, _ = h.WriteString(p) // cannot fail
+			_ = h.WriteByte(0)
+		}
 	}
-	_ = enc.Encode([]any{s.Problems, s.Bottles, seq})
-	return hex.EncodeToString(h.Sum(nil)[:12])
+	for i := range s.Items {
+		it := &s.Items[i]
+		put(it.Bottle, string(it.ID), it.Tool, it.Summary.Raw(), string(it.Connected), string(it.State), it.Error, strconv.FormatBool(it.Abandoned))
+		for _, f := range it.Findings {
+			put(f.Code, string(f.Level), f.Text, f.Evidence.Raw())
+		}
+		if it.Retry != nil {
+			put(string(it.Retry.ID), string(it.Retry.Status))
+		}
+	}
+	for _, p := range s.Problems {
+		put(p.Bottle, p.Name.Raw(), p.Text.Raw())
+	}
+	put(s.Bottles...)
+	put(strconv.FormatInt(seq, 10))
+	return strconv.FormatUint(h.Sum64(), 36)
 }
 
 // newest is how many arrivals an update names; a page that sees more at once tells only of these.

@@ -18,7 +18,7 @@ import (
 )
 
 // perPage is how many proposals one page of the inbox has.
-const perPage = 30
+const perPage = 25
 
 // maxFolded is how many abandoned proposals are listed.
 const maxFolded = 50
@@ -38,12 +38,22 @@ type inboxPage struct {
 	Notice               string
 }
 
+// inboxRow is flat: a template takes much longer to find the fields of an embedded struct.
 type inboxRow struct {
-	operator.Item
-	Now    time.Duration // its age
-	Head   string        // a group begins here; escaped
-	Urgent []string      // codes of dangers
-	Notes  []string      // codes of the rest
+	Ref       operator.Ref
+	Bottle    string
+	ID        queue.ID
+	Tool      string
+	Summary   safetext.Untrusted
+	State     operator.State
+	Connected operator.Connected
+	Danger    bool
+	Retry     *operator.Earlier
+	ArrivedAt time.Time
+	Now       time.Duration // its age
+	Head      string        // a group begins here; escaped
+	Urgent    []string      // codes of dangers
+	Notes     []string      // codes of the rest
 }
 
 func (s *Server) getInbox(w http.ResponseWriter, r *http.Request) {
@@ -140,7 +150,10 @@ func groupBy(name string) func(*operator.Item) string {
 }
 
 func rowOf(v view, it operator.Item) inboxRow {
-	row := inboxRow{Item: it, Now: v.age(it)}
+	row := inboxRow{
+		Ref: it.Ref, Bottle: it.Bottle, ID: it.ID, Tool: it.Tool, Summary: it.Summary, State: it.State, Connected: it.Connected, Danger: it.Danger,
+		Retry: it.Retry, ArrivedAt: it.ArrivedAt, Now: v.age(it),
+	}
 	for _, f := range it.Findings {
 		if f.Level == operator.Danger {
 			row.Urgent = append(row.Urgent, f.Code)

@@ -31,16 +31,21 @@ func crowded(t testing.TB, n int) (*rig, *client) {
 	return r, c
 }
 
-// firstPage is how long the inbox takes at its quickest.
-func firstPage(t testing.TB, c *client) time.Duration {
+// firstPages is how long the inbox of each takes at its quickest, measured in turn so that what else the machine does
+// slows all alike.
+func firstPages(t testing.TB, clients ...*client) []time.Duration {
 	t.Helper()
-	best := time.Hour
-	for range 50 {
-		start := time.Now()
-		if err := c.fetch(t.Context(), "/"); err != nil {
-			t.Fatal(err)
+	best := make([]time.Duration, len(clients))
+	for range 200 {
+		for i, c := range clients {
+			start := time.Now()
+			if err := c.fetch(t.Context(), "/"); err != nil {
+				t.Fatal(err)
+			}
+			if took := time.Since(start); best[i] == 0 || took < best[i] {
+				best[i] = took
+			}
 		}
-		best = min(best, time.Since(start))
 	}
 	return best
 }
@@ -69,10 +74,10 @@ func (c *client) fetch(ctx context.Context, path string) error {
 func TestFirstPageOfAThousand(t *testing.T) {
 	_, few := crowded(t, 10)
 	_, many := crowded(t, 1000)
-	a, b := firstPage(t, few), firstPage(t, many)
-	t.Logf("10 open: %v; 1000 open: %v", a, b)
-	if b > 3*a {
-		t.Errorf("the first page of 1000 takes %v, that of 10 %v", b, a)
+	took := firstPages(t, few, many)
+	t.Logf("10 open: %v; 1000 open: %v", took[0], took[1])
+	if took[1] > 3*took[0] {
+		t.Errorf("the first page of 1000 takes %v, that of 10 %v", took[1], took[0])
 	}
 }
 
