@@ -1,4 +1,5 @@
-# One image for every part: the sidecar (serve, the default), the reference proxy (egress), the desk's commands.
+# One image: the sidecar (serve, the default), the reference proxy (egress), the plain commands of the desk. The screens (review,
+# web) and the loop on one machine (up, demo) are left out, -tags slim: they belong on the host, and would weigh as much again.
 #
 #     docker build -t supervise --build-arg VERSION=$(git describe --tags --always) .
 #
@@ -15,7 +16,7 @@ ARG TARGETARCH
 ARG VERSION=dev
 RUN --mount=type=cache,target=/go/pkg/mod --mount=type=cache,target=/root/.cache/go-build \
     CGO_ENABLED=0 GOOS=${TARGETOS} GOARCH=${TARGETARCH} \
-    go build -trimpath -buildvcs=false -ldflags "-s -w -X main.version=${VERSION}" -o /out/supervise ./cmd/supervise
+    go build -tags slim -trimpath -buildvcs=false -ldflags "-s -w -X main.version=${VERSION}" -o /out/supervise ./cmd/supervise
 
 FROM scratch
 # The proxy verifies origins with it.

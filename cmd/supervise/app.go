@@ -80,7 +80,7 @@ Exit codes: 0 done, 1 it failed, 2 wrong use, 3 what would change is not what yo
 		},
 	}
 	root.SetFlagErrorFunc(flagError)
-	root.SetUsageTemplate(usage)
+	setUsage(root)
 	root.AddGroup(
 		&cobra.Group{ID: "decide", Title: "Deciding:"},
 		&cobra.Group{ID: "look", Title: "Looking back:"},
@@ -93,9 +93,9 @@ Exit codes: 0 done, 1 it failed, 2 wrong use, 3 what would change is not what yo
 		id       string
 		commands []func(*app) *cobra.Command
 	}{
-		{"decide", []func(*app) *cobra.Command{newList, newShow, newApprove, newModify, newReject, newDismiss, newUndo, newReview, newWeb, newWatch}},
+		{"decide", append([]func(*app) *cobra.Command{newList, newShow, newApprove, newModify, newReject, newDismiss, newUndo, newWatch}, screens...)},
 		{"look", []func(*app) *cobra.Command{newHistory, newAudit, newBottle}},
-		{"run", []func(*app) *cobra.Command{newServe, newHealthcheck, newEgress, newUp, newDemo}},
+		{"run", append([]func(*app) *cobra.Command{newServe, newHealthcheck, newEgress}, loops...)},
 		{"more", []func(*app) *cobra.Command{newVersion}},
 	} {
 		for _, f := range g.commands {

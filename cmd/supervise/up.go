@@ -1,3 +1,5 @@
+//go:build !slim
+
 package main
 
 import (
@@ -8,6 +10,7 @@ import (
 	"io/fs"
 	"net"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"syscall"
 	"text/template"
@@ -27,6 +30,7 @@ type upOptions struct {
 	bottle string
 	egress string
 	listen string
+	web    string
 	debug  bool
 }
 
@@ -35,15 +39,17 @@ func newUp(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "up",
 		Short: "Run the whole loop on this machine",
-		Long: `Run the egress proxy and one bottle's sidecar in this terminal, with everything they keep
-under one directory, and print the lines that connect an agent, let it be refused, ask, and
-let you decide. For trying it out, and for an agent that runs on this machine; for
-containers see docs/deployment.md.
+		Long: `Run the egress proxy, one bottle's sidecar and the browser desk in this terminal, with
+everything they keep under one directory, and print the lines that connect an agent, let it be
+refused, ask, and let you decide. SIGUSR1 prints another link for the browser.
 
-Both listen on loopback only. The first run makes the directory; later ones find in it what
+It is for trying it out, and for an agent that runs on this machine; for containers see
+docs/deployment.md.
+
+All listen on loopback only. The first run makes the directory; later ones find in it what
 was kept: open proposals, routes, the CA.`,
 		Example: `  supervise up
-  supervise up --listen 127.0.0.1:9200 --egress 127.0.0.1:9199`,
+  supervise up --listen 127.0.0.1:9200 --egress 127.0.0.1:9199 --web 127.0.0.1:9201`,
 		Args:        args(0, 0),
 		Annotations: takesHUP,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -51,6 +57,8 @@ was kept: open proposals, routes, the CA.`,
 				return usagef("such as --bottle web", "up: --bottle: %v", err)
 			}
 			ctx, stop := interruptible(cmd.Context())
+			defer stop()
+			ctx, stop = signal.NotifyContext(ctx, syscall.SIGHUP) // the terminal was closed
 			defer stop()
 			return a.up(ctx, o)
 		},
@@ -60,6 +68,7 @@ was kept: open proposals, routes, the CA.`,
 	f.StringVar(&o.bottle, "bottle", "demo", "the bottle's `slug`")
 	f.StringVar(&o.egress, "egress", egress.DefaultAddr, "the `address` of the egress proxy")
 	f.StringVar(&o.listen, "listen", "127.0.0.1:9100", "the `address` of the sidecar")
+	f.StringVar(&o.web, "web", defaultWeb, "the `address` of the browser desk")
 	f.BoolVar(&o.debug, "debug", false, "log more")
 	must(cmd.MarkFlagDirname("dir"))
 	return cmd
@@ -138,7 +147,7 @@ func taken(err error, flag, what string) error {
 }
 
 func (a *app) up(ctx context.Context, o upOptions) error {
-	for _, addr := range []struct{ flag, value string }{{"--egress", o.egress}, {"--listen", o.listen}} {
+	for _, addr := range []struct{ flag, value string }{{"--egress", o.egress}, {"--listen", o.listen}, {"--web", o.web}} {
 		if _, _, err := net.SplitHostPort(addr.value); err != nil {
 			return usagef("such as "+addr.flag+" 127.0.0.1:9200", "up: %s %q is not HOST:PORT", addr.flag, addr.value)
 		}
@@ -155,7 +164,7 @@ func (a *app) up(ctx context.Context, o upOptions) error {
 	if err := l.settle(o); err != nil { // before the proxy, which reads the routes
 		return err
 	}
-	proxy, err := egress.New(egress.Options{Addr: o.egress, RoutesFile: l.routes(), CACert: cert, CAKey: key, HUP: a.hup, Env: a.env, Logger: log})
+	proxy, err := egress.New(egress.Options{Addr: o.egress, RoutesFile: l.routes(), CACert: cert, CAKey: key, Env: a.env, Logger: log})
 	if err != nil {
 		return taken(err, "--egress", "the proxy")
 	}
@@ -171,14 +180,49 @@ func (a *app) up(ctx context.Context, o upOptions) error {
 		return errors.Join(taken(err, "--listen", "the sidecar"), proxy.Run(stopped)) // which gives its port back
 	}
 	o.listen = side.srv.Addr().String()
+	giveUp := func(err error) error {
+		stopped, stop := context.WithCancel(ctx)
+		stop()
+		return errors.Join(err, side.Close(), proxy.Run(stopped))
+	}
+	if err := l.settle(o); err != nil { // again, with the ports that were found for :0
+		return giveUp(err)
+	}
+	a.config = l.config()
+	d, err := a.openDeskVia("web")
+	if err != nil {
+		return giveUp(err)
+	}
+	defer d.Close()
+	if err := a.recover(ctx, d); err != nil {
+		return giveUp(err)
+	}
+	usr1 := make(chan os.Signal, 1)
+	signal.Notify(usr1, syscall.SIGUSR1)
+	defer signal.Stop(usr1)
+	w, err := a.listenWeb(d, webOptions{listen: o.web, debug: o.debug})
+	if err != nil {
+		return giveUp(taken(err, "--web", "the browser desk"))
+	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return proxy.Run(ctx) })
 	g.Go(func() error { return side.Run(ctx) })
+	g.Go(func() error { return d.Run(ctx) })
+	g.Go(func() error { return w.Run(ctx, w.ln) })
 	g.Go(func() error {
-		if err := l.settle(o); err != nil { // again, with the ports that were found for :0
+		if err := a.printf("%s", banner(a, l, o, w.Link())); err != nil {
 			return err
 		}
-		return a.printf("%s", banner(a, l, o))
+		for {
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-usr1:
+				if err := a.printf("  %s\n", w.Link()); err != nil {
+					return err
+				}
+			}
+		}
 	})
 	return g.Wait()
 }
@@ -196,13 +240,16 @@ const bannerText = `{{bold "supervise is up"}}, bottle {{.Bottle}}, everything u
   curl -sN http://{{.Listen}}/ -H 'Content-Type: application/json' -H 'Accept: application/json, text/event-stream' \
     -d '{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"egress-block","arguments":{"host":"example.com","justification":"to see how it works"}}}'
 
-{{bold "Decide"}}, in another shell:
+{{bold "Decide"}}, in a browser (the link signs it in, once):
+  {{.Link}}
+{{bold "or"}} in another shell:
+  {{.Self}} review --config {{.Config}}
   {{.Self}} list --config {{.Config}}
   {{.Self}} approve ID --config {{.Config}}
 
 `
 
-func banner(a *app, l layout, o upOptions) string {
+func banner(a *app, l layout, o upOptions, link string) string {
 	abs := func(path string) string {
 		if p, err := filepath.Abs(path); err == nil {
 			return quote(p)
@@ -212,7 +259,7 @@ func banner(a *app, l layout, o upOptions) string {
 	var b bytes.Buffer
 	t := template.Must(template.New("").Funcs(template.FuncMap{"bold": a.style.bold}).Parse(bannerText))
 	err := t.Execute(&b, map[string]string{
-		"Bottle": o.bottle, "Dir": l.dir, "Listen": o.listen, "Egress": o.egress,
+		"Link": link, "Bottle": o.bottle, "Dir": l.dir, "Listen": o.listen, "Egress": o.egress,
 		"CA": abs(filepath.Join(l.ca(), "public", "ca.pem")), "Config": quote(l.config()), "Self": self(),
 	})
 	if err != nil {
