@@ -191,17 +191,17 @@ func (m *model) decided(msg decidedMsg) tea.Cmd {
 	c := m.end(msg.ref)
 	m.tell(msg, c)
 	if msg.err == nil {
-		m.applied(msg)
+		m.remember(msg)
 	}
 	return m.afterwards()
 }
 
-// applied remembers what u takes back.
-func (m *model) applied(msg decidedMsg) {
+// remember keeps what u undoes.
+func (m *model) remember(msg decidedMsg) {
 	delete(m.inbox.marks, msg.ref)
 	if msg.res.Status != queue.Rejected && (msg.res.Outcome == queue.Live || msg.res.Outcome == queue.Unverified) {
-		m.undone = append(m.undone, undoable{msg.ref, msg.what})
-		m.undone = m.undone[max(0, len(m.undone)-100):]
+		m.applied = append(m.applied, undoable{msg.ref, msg.what})
+		m.applied = m.applied[max(0, len(m.applied)-100):]
 	}
 }
 
@@ -415,7 +415,7 @@ func (m *model) bulk() tea.Cmd {
 func (m *model) bulkDone(msg bulkMsg) tea.Cmd {
 	for _, d := range msg.done {
 		m.tell(d, m.end(d.ref))
-		m.applied(d)
+		m.remember(d)
 	}
 	for _, d := range msg.failed {
 		delete(m.inbox.marks, d.ref)
@@ -433,19 +433,19 @@ func (m *model) bulkDone(msg bulkMsg) tea.Cmd {
 	return m.afterwards()
 }
 
-// undo takes back what was applied last.
+// undo undoes what was applied last.
 func (m *model) undo() tea.Cmd {
-	if len(m.undone) == 0 {
-		m.say(dim, "Nothing has been applied from here; h has the history, where u takes back any change.")
+	if len(m.applied) == 0 {
+		m.say(dim, "Nothing has been applied from here; h has the history, where u undoes any change.")
 		return nil
 	}
-	return m.takeBack(m.undone[len(m.undone)-1])
+	return m.askUndo(m.applied[len(m.applied)-1])
 }
 
-func (m *model) takeBack(u undoable) tea.Cmd {
-	return m.confirm(warn, "Take back: "+u.what+"?", nil, func() tea.Cmd {
+func (m *model) askUndo(u undoable) tea.Cmd {
+	return m.confirm(warn, "Undo: "+u.what+"?", nil, func() tea.Cmd {
 		m.busy++
-		m.say(plain, "taking back %s …", u.what)
+		m.say(plain, "undoing %s …", u.what)
 		return m.tasks.run(func(ctx context.Context) tea.Msg {
 			res, err := m.opts.Desk.Undo(ctx, u.ref, nil)
 			return undoneMsg{u, res, err}
@@ -456,15 +456,15 @@ func (m *model) takeBack(u undoable) tea.Cmd {
 func (m *model) undoDone(msg undoneMsg) tea.Cmd {
 	m.busy--
 	if msg.err != nil {
-		m.say(danger, "not taken back: %s: %s", msg.what, oneLine(msg.err.Error()))
+		m.say(danger, "not undone: %s: %s", msg.what, oneLine(msg.err.Error()))
 	} else {
-		m.say(good, "taken back: %s", msg.what)
+		m.say(good, "undone: %s", msg.what)
 		if c := m.cards[msg.ref]; c != nil {
 			c.did, c.lines = "", nil
 		}
 	}
 	if msg.err == nil || errors.Is(msg.err, operator.ErrNotUndoable) {
-		m.undone = slices.DeleteFunc(m.undone, func(u undoable) bool { return u.ref == msg.ref })
+		m.applied = slices.DeleteFunc(m.applied, func(u undoable) bool { return u.ref == msg.ref })
 	}
 	if m.screen == historyScreen {
 		return tea.Batch(m.readHistory(), m.afterwards())

@@ -142,10 +142,10 @@ func (m *model) undoEntry() tea.Cmd {
 	}
 	e := p.entries[p.cur]
 	if e.Event != operator.EventApplied {
-		m.say(warn, "u takes back a change that was applied: choose such a line.")
+		m.say(warn, "u undoes a change that was applied: choose such a line.")
 		return nil
 	}
-	return m.takeBack(undoable{operator.Ref{Bottle: e.Bottle, ID: e.ID}, e.Bottle + ": " + agentLine(e.Summary, 60)})
+	return m.askUndo(undoable{operator.Ref{Bottle: e.Bottle, ID: e.ID}, e.Bottle + ": " + agentLine(e.Summary, 60)})
 }
 
 func (m *model) openEntry() tea.Cmd {

@@ -17,6 +17,9 @@ import (
 // lookEvery is how often the inbox is looked at without being told to: presence ages, and an undo changes no mailbox.
 const lookEvery = 2 * time.Second
 
+// lookCheap is how long a look may take and be followed by another one at once.
+const lookCheap = 20 * time.Millisecond
+
 // screen is what fills the body.
 type screen int
 
@@ -47,15 +50,16 @@ type model struct {
 	missing  string // why the inbox cannot be read; escaped
 	deaf     string // why changes are not told; escaped
 
-	prompt *prompt
-	status span
-	undone []undoable // what was applied from here, the newest last
-	busy   int        // verbs that run
-	leave  bool       // quit when they have ended
+	prompt  *prompt
+	status  span
+	applied []undoable // what u undoes: what was applied from here, the newest last
+	busy    int        // verbs that run
+	leave   bool       // quit when they have ended
 
-	looking, lookAgain bool // a snapshot is being taken; another one is wanted
-	showing, showAgain bool // a preview is being made; another one is wanted
-	lookTimer          int  // the newest timer; older ones are void
+	looking, lookAgain bool      // a snapshot is being taken; another one is wanted
+	showing, showAgain bool      // a preview is being made; another one is wanted
+	lookTimer          int       // the newest timer; older ones are void
+	lookNext           time.Time // not before
 
 	sight   sight
 	sightAt time.Time
@@ -206,6 +210,10 @@ func (m *model) look() tea.Cmd {
 		m.lookAgain = true
 		return nil
 	}
+	if wait := time.Until(m.lookNext); wait > 0 {
+		m.lookTimer++
+		return m.tasks.after(wait, lookMsg{m.lookTimer})
+	}
 	m.looking, m.lookAgain = true, false
 	return m.tasks.run(func(ctx context.Context) tea.Msg {
 		start := time.Now()
@@ -220,6 +228,9 @@ func (m *model) snapshot(msg snapshotMsg) tea.Cmd {
 		return nil
 	}
 	m.lookTimer++
+	if msg.took > lookCheap { // changes without end must not keep a processor busy
+		m.lookNext = time.Now().Add(msg.took)
+	}
 	cmds := []tea.Cmd{m.tasks.after(max(lookEvery, 10*msg.took), lookMsg{m.lookTimer})}
 	if m.lookAgain {
 		cmds = append(cmds, m.look())

@@ -411,10 +411,10 @@ func TestUndo(t *testing.T) {
 		r.press("u")
 		r.wantScreen("Nothing has been applied from here")
 		r.press("a", "j", "u")
-		r.wantScreen("Take back: one: allow a.example.com /a/?")
+		r.wantScreen("Undo: one: allow a.example.com /a/?")
 		r.press("n", "u", "y")
 		r.wantCalls("approve one "+digest(3), "undo one")
-		r.wantScreen("taken back: one:")
+		r.wantScreen("undone: one:")
 		r.press("u")
 		r.wantScreen("Nothing has been applied from here")
 	})
@@ -627,6 +627,66 @@ func TestFilterAndGroups(t *testing.T) {
 		if r.m.inbox.sel.Bottle != "web" {
 			t.Errorf("up chose %v, want the one above in the group", r.m.inbox.sel)
 		}
+	})
+}
+
+// TestLooks: at once when something changes, now and then when nothing does, and half of the time at most when looking is slow
+// and changes never end.
+func TestLooks(t *testing.T) {
+	for _, tt := range []struct {
+		name        string
+		slow        time.Duration
+		changes     bool
+		least, most int // in 20 s
+	}{
+		{"idle", 0, false, 9, 11},
+		{"idle and slow", time.Second, false, 1, 3},
+		{"changes", 0, true, 200, 400},
+		{"changes and slow", time.Second, true, 8, 11},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			start(t, 80, 24, three(), func(r *rig) {
+				r.desk.slow = tt.slow
+				r.desk.looks = 0
+				for range 200 {
+					if tt.changes {
+						select {
+						case r.desk.changes <- struct{}{}:
+						default:
+						}
+					}
+					r.pass(100 * time.Millisecond)
+				}
+				if n := r.desk.looks; n < tt.least || n > tt.most {
+					t.Errorf("looked %d times in 20 s, want %d to %d", n, tt.least, tt.most)
+				}
+			})
+		})
+	}
+}
+
+func TestNotToldOfChanges(t *testing.T) {
+	desk := three()
+	desk.deaf = errors.New("too many open files\x1b[2J")
+	start(t, 120, 24, desk, func(r *rig) {
+		r.wantScreen(`not live: too many open files\x1b[2J`, "3 open")
+		r.desk.put(routeAsk(9, "four", "d.example.com", "/d/"))
+		r.pass(lookEvery)
+		r.wantScreen("4 open") // seen all the same
+		r.desk.mu.Lock()
+		r.desk.deaf = nil
+		r.desk.mu.Unlock()
+		r.pass(time.Second)
+		r.wantNot("not live")
+		r.desk.mu.Lock()
+		old := r.desk.changes
+		r.desk.changes = make(chan struct{}, 1)
+		r.desk.mu.Unlock()
+		close(old) // the watch ends, and another one begins
+		r.pass(time.Second)
+		r.desk.put(routeAsk(10, "five", "e.example.com", "/e/"))
+		r.change()
+		r.wantScreen("5 open")
 	})
 }
 

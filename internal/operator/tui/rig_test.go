@@ -44,6 +44,9 @@ type fakeDesk struct {
 	history  []operator.LedgerEntry
 	calls    []string
 	changes  chan struct{}
+	deaf     error         // Changes fails with it
+	slow     time.Duration // of a Snapshot
+	looks    int           // Snapshots
 
 	edited  func(ref operator.Ref, edited string) (*operator.Preview, error)
 	approve func(ctx context.Context, ref operator.Ref, d operator.Decision) (*operator.Result, error)
@@ -115,8 +118,10 @@ func (d *fakeDesk) setDown(err error) {
 }
 
 func (d *fakeDesk) Snapshot(context.Context) (*operator.Snapshot, error) {
+	time.Sleep(d.slow) // what it is to take, in the time of a bubble
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	d.looks++
 	if d.down != nil {
 		return nil, d.down
 	}
@@ -206,7 +211,11 @@ func (d *fakeDesk) History(_ context.Context, f operator.HistoryFilter) iter.Seq
 	}
 }
 
-func (d *fakeDesk) Changes(context.Context) (<-chan struct{}, error) { return d.changes, nil }
+func (d *fakeDesk) Changes(context.Context) (<-chan struct{}, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.changes, d.deaf
+}
 
 // rig runs a model without a terminal, in the time of a synctest bubble.
 type rig struct {

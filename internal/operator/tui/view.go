@@ -290,9 +290,9 @@ func (m *model) footer() string {
 	add := func(k, does string) { keys = append(keys, key{k, does}) }
 	switch {
 	case m.screen == historyScreen && m.past.entry != nil:
-		keys = []key{{"esc", "back"}, {"u", "take back"}, {"pgdn", "scroll"}}
+		keys = []key{{"esc", "back"}, {"u", "undo"}, {"pgdn", "scroll"}}
 	case m.screen == historyScreen:
-		keys = []key{{"esc", "back"}, {"enter", "look"}, {"u", "take back"}, {"/", "search"}}
+		keys = []key{{"esc", "back"}, {"enter", "look"}, {"u", "undo"}, {"/", "search"}}
 	case m.screen != inboxScreen:
 		keys = []key{{"esc", "back"}, {"pgdn", "scroll"}}
 	case m.missing != "":
@@ -310,8 +310,8 @@ func (m *model) footer() string {
 			add("r", "reject")
 			add("d", "dismiss")
 		}
-		if len(m.undone) > 0 {
-			add("u", "take back")
+		if len(m.applied) > 0 {
+			add("u", "undo")
 		}
 		if m.narrow() && !m.reading && c != nil {
 			add("enter", "look")
@@ -330,7 +330,7 @@ func (m *model) footer() string {
 	for _, k := range keys {
 		n := width(gap + k.key + " " + k.does)
 		if used+n > m.w {
-			break
+			continue
 		}
 		spans = append(spans, span{plain, gap}, span{bold, k.key}, span{plain, " " + k.does})
 		gap, used = "  ", used+n
