@@ -4,11 +4,8 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
-	"os"
 	"slices"
-	"syscall"
 	"time"
 )
 
@@ -65,37 +62,36 @@ func loadHistory(b *box) (history, error) {
 	if errors.Is(err, fs.ErrNotExist) || err == nil && !info.IsDir() {
 		return h, nil // probe says what is wrong with it
 	}
-	f, err := b.root.OpenFile(processed, os.O_RDONLY|syscall.O_DIRECTORY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
+	sub, err := b.root.OpenRoot(processed) // spares a walk through processed/ for each name
+	if err != nil {
+		return h, fmt.Errorf("reading %s/%s: %w", b.path, processed, err)
+	}
+	defer sub.Close()
+	f, err := sub.Open(".")
 	if err != nil {
 		return h, fmt.Errorf("reading %s/%s: %w", b.path, processed, err)
 	}
 	defer f.Close()
-	now := time.Now()
-	for {
-		names, err := f.Readdirnames(1024)
-		for _, name := range names {
-			id, _ := splitName(name)
-			if id == "" {
-				continue
-			}
-			info, err := b.root.Lstat(archived(name))
-			if err != nil {
-				continue
-			}
-			// The response moves last. A clock that was wrong may have stamped it with a time to come.
-			at := changed(info)
-			if at.After(now) {
-				at = now
-			}
-			if was, ok := h.at[id]; !ok || at.After(was) {
-				h.at[id] = at
-			}
+	names, err := f.Readdirnames(-1)
+	if err != nil {
+		return h, fmt.Errorf("reading %s/%s: %w", b.path, processed, err)
+	}
+	note := func(id ID, name string) {
+		if info, err := sub.Lstat(name); err == nil {
+			h.at[id] = changed(info)
 		}
-		if errors.Is(err, io.EOF) {
-			break
+	}
+	// The response moves last, so its time is the pair's.
+	for _, name := range names {
+		if id, role := splitName(name); id != "" && role == responseSuffix {
+			note(id, name)
 		}
-		if err != nil {
-			return h, fmt.Errorf("reading %s/%s: %w", b.path, processed, err)
+	}
+	for _, name := range names { // what is left of interrupted moves and removals
+		if id, _ := splitName(name); id != "" {
+			if _, ok := h.at[id]; !ok {
+				note(id, name)
+			}
 		}
 	}
 	for id := range h.at {
