@@ -118,7 +118,10 @@ func (d *fakeDesk) setDown(err error) {
 }
 
 func (d *fakeDesk) Snapshot(context.Context) (*operator.Snapshot, error) {
-	time.Sleep(d.slow) // what it is to take, in the time of a bubble
+	d.mu.Lock()
+	slow := d.slow
+	d.mu.Unlock()
+	time.Sleep(slow) // in the time of a bubble
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.looks++
