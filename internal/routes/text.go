@@ -203,7 +203,7 @@ func (d *doc) under(i, indent int) int {
 		end := d.lineEnd(i)
 		line := string(d.data[i:end])
 		t := strings.TrimLeft(line, " ")
-		if len(line)-len(t) <= indent || t[0] != '#' {
+		if len(line)-len(t) <= indent || !strings.HasPrefix(t, "#") { // the last line may hold spaces alone
 			break
 		}
 		i = end
