@@ -23,6 +23,7 @@ type desk struct {
 	root    string
 	inbox   queue.Inbox
 	targets func(bottle string) config.Bottle
+	notify  config.Notify
 }
 
 func (d *desk) Close() error { return d.inbox.Close() }
@@ -88,7 +89,7 @@ func (a *app) openDeskVia(via string) (*desk, error) {
 	if err != nil {
 		return nil, errors.Join(err, inbox.Close())
 	}
-	return &desk{Desk: d, root: root, inbox: inbox, targets: host.For}, nil
+	return &desk{Desk: d, root: root, inbox: inbox, targets: host.For, notify: host.Notify}, nil
 }
 
 // rootDir finds where the mailboxes are. A root that somebody named must be there; the default one is made.

@@ -43,6 +43,14 @@ func (a *app) review(ctx context.Context, quiet bool) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, d.Close()) }()
+	n, err := a.notifier(d, "", nil) // the screen is no place for a log
+	if err != nil {
+		return err
+	}
+	n.own.Sinks = nil // it rings itself
+	if b := d.notify.Bell; b != nil && !*b {
+		quiet = true
+	}
 	if err := a.recover(ctx, d); err != nil {
 		return err
 	}
@@ -52,6 +60,7 @@ func (a *app) review(ctx context.Context, quiet bool) (err error) {
 	gctx, done := context.WithCancel(gctx)
 	defer done()
 	g.Go(func() error { return d.Run(gctx) })
+	g.Go(func() error { return n.Run(gctx) })
 	g.Go(func() error {
 		defer done() // quitting ends the recovering too
 		return tui.Run(gctx, tui.Options{

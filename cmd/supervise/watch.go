@@ -23,7 +23,8 @@ func newWatch(a *app) *cobra.Command {
 		Long: `Print what is open, then a line for every proposal that arrives and every decision anyone
 makes, until interrupted. With --json each line is one document.
 
-While it runs it also finishes what interrupted commands left, every five seconds.`,
+While it runs it also finishes what interrupted commands left, every five seconds, and tells
+people of what waits, as the notify section of supervise.yaml says.`,
 		Example: `  supervise watch
   supervise watch --json | jq -r 'select(.type == "proposal") | .item.summary'`,
 		Args: args(0, 0),
@@ -46,8 +47,13 @@ type watched struct {
 }
 
 func (a *app) watch(ctx context.Context, d *desk) error {
+	n, err := a.notifier(d, "", newLog(a.err, false))
+	if err != nil {
+		return err
+	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return d.Run(ctx) })
+	g.Go(func() error { return n.Run(ctx) })
 	g.Go(func() error {
 		changes, err := d.Changes(ctx)
 		if err != nil {

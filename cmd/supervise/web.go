@@ -48,7 +48,8 @@ without use, after 7 days, and with the command.
 It listens on loopback. Beyond it wants TLS (--tls-cert, --tls-key) or --insecure, which lets
 everybody on the way read and decide; names under which browsers reach it go into --host.
 
-While it runs it also finishes what interrupted commands left, every five seconds.`,
+While it runs it also finishes what interrupted commands left, every five seconds, and tells
+people of what waits, as the notify section of supervise.yaml says.`,
 		Example: `  supervise web
   supervise web --listen 0.0.0.0:9101 --host desk.example.com --tls-cert desk.pem --tls-key desk.key
   ssh -L 9101:127.0.0.1:9101 host    then open the printed link here`,
@@ -83,6 +84,10 @@ func (a *app) web(ctx context.Context, o webOptions) (err error) {
 		return err
 	}
 	defer w.ln.Close()
+	n, err := a.notifier(d, w.url, newLog(a.err, o.debug))
+	if err != nil {
+		return err
+	}
 	if err := a.recover(ctx, d); err != nil {
 		return err
 	}
@@ -91,6 +96,7 @@ func (a *app) web(ctx context.Context, o webOptions) (err error) {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return d.Run(ctx) })
 	g.Go(func() error { return w.Run(ctx, w.ln) })
+	g.Go(func() error { return n.Run(ctx) })
 	how := "SIGUSR1 makes another."
 	lines := make(chan struct{})
 	if a.inTTY {

@@ -14,6 +14,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"time"
 )
 
 // Host is supervise.yaml. A path in it may start with ~ (the home directory) or be relative to the directory of
@@ -23,6 +24,7 @@ type Host struct {
 	Root     string            // the mailboxes, absolute; "" when the file does not say; --root and SUPERVISE_ROOT go before it
 	Defaults Bottle            // with {slug} still in it
 	Bottles  map[string]Bottle // the defaults with a bottle's own keys over them, key by key; with {slug} still in it
+	Notify   Notify            // how people are told that proposals wait
 }
 
 // Bottle is where a bottle's targets are. A nil target is not managed.
@@ -61,6 +63,20 @@ type Reload struct {
 	Engine  string   // "docker" or "podman": ENGINE kill -s HUP Name
 	Name    string   // the container's name
 	Exec    []string // argv, no shell, 10 s
+}
+
+// Notify says how people are told that proposals wait.
+type Notify struct {
+	Bell        *bool         // of the terminal that a desk runs in, with OSC 9; nil: in review only
+	Exec        []string      // argv; {title}, {text} and {url} are replaced
+	Webhook     *Webhook      // nil: none
+	RemindAfter time.Duration // 0: never
+}
+
+// Webhook is where a message is posted to.
+type Webhook struct {
+	URL        string
+	SecretFile string // holds the key that messages are signed with; "": they are not
 }
 
 // maxHost is the largest supervise.yaml, in bytes.

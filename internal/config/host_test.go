@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 )
@@ -121,7 +122,14 @@ func TestParseHostRefuses(t *testing.T) {
 		{"another's home", "root: ~bob/q\n", `supervise.yaml:1: root "~bob/q": another user's home directory must be written out`},
 		{"a number as path", "root: 7\n", "supervise.yaml:1: root must be a string"},
 		{"a list", "- a\n", "supervise.yaml:1: the file must be a mapping"},
-		{"merge key", "x: &x {}\n", `supervise.yaml:1: unknown key "x" in the file; known are root, defaults, bottles`},
+		{"merge key", "x: &x {}\n", `supervise.yaml:1: unknown key "x" in the file; known are root, defaults, bottles, notify`},
+		{"bell", "notify: {bell: loud}\n", "supervise.yaml:1: notify.bell must be true or false"},
+		{"remind soon", "notify: {remind_after: 5s}\n", `supervise.yaml:1: notify.remind_after "5s" must be a time of a minute or more, such as 15m or 2h`},
+		{"remind never", "notify: {remind_after: 0}\n", `supervise.yaml:1: notify.remind_after "0" must be a time of a minute or more, such as 15m or 2h`},
+		{"notify by word", "notify:\n  exec: notify-send\n", "supervise.yaml:2: notify.exec must be a list: the command and its arguments"},
+		{"webhook without url", "notify:\n  webhook: {secret_file: k}\n", "supervise.yaml:2: notify.webhook has no url"},
+		{"webhook to a file", "notify: {webhook: {url: file:///x}}\n", `supervise.yaml:1: notify.webhook.url "file:///x" must be an http or https URL`},
+		{"secret inline", "notify:\n  webhook:\n    url: https://x/\n    secret: k\n", `supervise.yaml:4: unknown key "secret" in notify.webhook; known are url, secret_file`},
 		{"syntax", "root: /a\n  b: [\n", "supervise.yaml:2: mapping values are not allowed in this context"},
 		{"slug without quotes", "defaults:\n  egress: {file: /b/{slug}/r}\n", `supervise.yaml:2: did not find expected ',' or '}'; inside {…} or […] a value with {slug} must be in quotes: "a/{slug}/b"`},
 		{"two documents", "root: /a\n---\nroot: /b\n", "supervise.yaml:2: a second document; there must be one"},
@@ -143,6 +151,27 @@ func TestParseHostRefuses(t *testing.T) {
 	}
 	if _, err := ParseHost([]byte("root: ~/q\n"), "supervise.yaml", ""); err == nil || !strings.Contains(err.Error(), "HOME is not set") {
 		t.Errorf("~ without a home: %v, want an error", err)
+	}
+}
+
+func TestNotify(t *testing.T) {
+	h, err := ParseHost([]byte(`notify:
+  bell: false
+  exec: [notify-send, "{title}", "{text}"]
+  webhook:
+    url: https://hooks.example.com/x
+    secret_file: hook.key
+  remind_after: 15m
+`), "/etc/supervise.yaml", "/home/op")
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := Notify{
+		Bell: new(false), Exec: []string{"notify-send", "{title}", "{text}"},
+		Webhook: &Webhook{URL: "https://hooks.example.com/x", SecretFile: "/etc/hook.key"}, RemindAfter: 15 * time.Minute,
+	}
+	if diff := cmp.Diff(want, h.Notify); diff != "" {
+		t.Errorf("Notify mismatch (-want +got):\n%s", diff)
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 	"unicode/utf8"
 
 	"gopkg.in/yaml.v3"
@@ -154,6 +155,7 @@ func (p *parser) top(n *yaml.Node, h *Host) {
 		key{"root", func(n *yaml.Node) { p.path(n, "root", &h.Root, false) }},
 		key{"defaults", func(n *yaml.Node) { p.bottle(n, "defaults", &h.Defaults) }},
 		key{"bottles", func(n *yaml.Node) { bottles = n }},
+		key{"notify", func(n *yaml.Node) { p.notify(n, &h.Notify) }},
 	)
 	if bottles == nil || null(bottles) { // they are read last, over the defaults
 		return
@@ -240,6 +242,38 @@ func (p *parser) capability(n *yaml.Node, where string, c *Capability) {
 		key{"build", func(n *yaml.Node) { p.argv(n, where+".build", &c.Build) }},
 		key{"replace", func(n *yaml.Node) { p.argv(n, where+".replace", &c.Replace) }},
 	)
+}
+
+func (p *parser) notify(n *yaml.Node, to *Notify) {
+	p.mapping(n, "notify",
+		key{"bell", func(n *yaml.Node) {
+			if n.Kind != yaml.ScalarNode || n.ShortTag() != "!!bool" {
+				p.bad(n, "notify.bell must be true or false")
+				return
+			}
+			to.Bell = new(strings.EqualFold(n.Value, "true"))
+		}},
+		key{"exec", func(n *yaml.Node) { p.argv(n, "notify.exec", &to.Exec) }},
+		key{"webhook", func(n *yaml.Node) { section(p, n, "notify.webhook", &to.Webhook, p.webhook) }},
+		key{"remind_after", func(n *yaml.Node) {
+			d, err := time.ParseDuration(n.Value)
+			if n.Kind != yaml.ScalarNode || err != nil || d < time.Minute {
+				p.bad(n, "notify.remind_after %.40q must be a time of a minute or more, such as 15m or 2h", n.Value)
+			}
+			to.RemindAfter = d
+		}},
+	)
+}
+
+func (p *parser) webhook(n *yaml.Node, where string, w *Webhook) {
+	before := len(p.mistakes)
+	p.mapping(n, where,
+		key{"url", func(n *yaml.Node) { p.url(n, where+".url", &w.URL) }},
+		key{"secret_file", func(n *yaml.Node) { p.path(n, where+".secret_file", &w.SecretFile, false) }},
+	)
+	if w.URL == "" && len(p.mistakes) == before {
+		p.bad(n, "%s has no url", where)
+	}
 }
 
 const reloadForms = `none, {signal: {pid: N}}, {signal: {pid_file: PATH}}, {docker: NAME}, {podman: NAME} or {exec: [COMMAND, …]}`
