@@ -441,5 +441,3 @@ func origin(t testing.TB, secure bool, h http.Handler) (s *httptest.Server, port
 	}
 	return s, u.Port()
 }
-
-func firstLine(s string) string { line, _, _ := strings.Cut(s, "\n"); return line }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -204,9 +205,7 @@ func (w *world) ask(q int, words, client string, lost bool) {
 	fault := w.hits("put")
 
 	args := map[string]any{"justification": words}
-	for k, v := range questions[q].args {
-		args[k] = v
-	}
+	maps.Copy(args, questions[q].args)
 	c := w.call(questions[q].tool, client, lost, args)
 	id, err := w.fresh()
 	if err != nil {
