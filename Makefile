@@ -1,14 +1,14 @@
-# make up      the whole loop on this machine: proxy, sidecar, web desk, one bottle
-# make test    install what the tests need, and pass them
+# make up   the whole loop on this machine: proxy, sidecar, web desk, one bottle
+# make test  install what the tests need, and pass them
 # The rest: make help
 
-GO      ?= go
+GO   ?= go
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 LDFLAGS := -s -w -X main.version=$(VERSION)
 UPFLAGS ?=
 
 .DEFAULT_GOAL := build
-.PHONY: build up demo test deps lint image bench fuzz soak screenshots sbom repro clean help
+.PHONY: build up demo test deps lint image fuzz screenshots sbom repro clean help
 
 build: ## build bin/supervise, static
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/supervise ./cmd/supervise
@@ -24,12 +24,25 @@ deps: ## install what the tests need beyond Go: Node clients, Chromium, PyYAML
 
 test: deps ## all tests, under the race detector
 	$(GO) test -race ./...
+	cd examples/mitmproxy && python3 -B -m unittest -q
 
 lint: ## what CI checks besides the tests
 	.ci/lint
 
 image: ## the container image, with the engine of your choice (ENGINE=docker|podman|buildah)
 	$${ENGINE:-docker} build -t supervise:$(VERSION) --build-arg VERSION=$(VERSION) .
+
+fuzz: ## every fuzz target in turn, FUZZTIME each (30s)
+	.ci/fuzz
+
+repro: ## build twice from two directories and compare the bytes
+	.ci/repro
+
+sbom: build ## what bin/supervise is built of, as CycloneDX JSON: bin/supervise.cdx.json
+	$(GO) run ./internal/sbom bin/supervise > bin/supervise.cdx.json
+
+screenshots: ## take the README's pictures anew
+	.ci/screenshots
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 14
