@@ -44,6 +44,10 @@ sbom: build ## what bin/supervise is built of, as CycloneDX JSON: bin/supervise.
 screenshots: ## take the README's pictures anew
 	.ci/screenshots
 
+bench: build ## measure against a bare net/http floor; BENCH passes flags (see internal/bench)
+	$(GO) build -o bin/bench ./internal/bench
+	./bin/bench -bin bin/supervise $(BENCH)
+
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 14
 
