@@ -111,8 +111,6 @@ func (p *process) cpu() time.Duration {
 // rss is the process's resident anonymous memory in bytes: what it has for itself, without the pages of its file.
 func (p *process) rss() float64 { return p.status("RssAnon") }
 
-func (p *process) threads() float64 { return p.status("Threads") / 1024 }
-
 func (p *process) status(key string) float64 {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.cmd.Process.Pid))
 	if err != nil {
