@@ -133,14 +133,34 @@ func (s *Server) serveMCP(w http.ResponseWriter, r *http.Request, rc *http.Respo
 		http.Error(w, "shutting down; try again in a few seconds", http.StatusServiceUnavailable)
 		return
 	}
+	if r.ContentLength > maxBody {
+		refuseBody(w, &http.MaxBytesError{Limit: maxBody})
+		return
+	}
+	room := &s.bodies
+	heavy := weigh(r.ContentLength)
+	if !room.take(heavy) {
+		w.Header().Set("Retry-After", "5")
+		w.Header().Set("Connection", "close") // its body is not read
+		http.Error(w, fmt.Sprintf("requests of over %d bytes in all are in progress; answer or cancel some, or send less than %d bytes", maxBodies, lightBody), http.StatusServiceUnavailable)
+		return
+	}
+	defer func() { room.give(heavy) }()
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
 	if err != nil {
 		refuseBody(w, err)
 		return
 	}
+	now := weigh(int64(len(body)))
+	room.give(heavy - now)
+	heavy = now
 	rc.SetReadDeadline(time.Time{}) // from here on it would end a held call
 	r.Body = io.NopCloser(bytes.NewReader(body))
 	msgs := peek(body)
+	if len(msgs) > maxBatch {
+		http.Error(w, fmt.Sprintf("a body may hold %d messages, and this one holds %d: send fewer at once", maxBatch, len(msgs)), http.StatusBadRequest)
+		return
+	}
 
 	version := r.Header.Get(versionHeader)
 	if version != "" && !slices.Contains(mcp.SupportedProtocolVersions(), version) {

@@ -34,6 +34,9 @@ import (
 
 const (
 	maxBody         = 1 << 20
+	maxBatch        = 16       // messages in one body: the answer to a few bytes can be long
+	maxBodies       = 64 << 20 // of all requests in progress, held calls too, that are not light
+	lightBody       = 16 << 10 // a body that is always taken
 	maxHeader       = 64 << 10
 	maxLingering    = 4096 // hung-up calls that may be resumed; past it they end at once
 	maxEventBytes   = 8 << 20
@@ -105,6 +108,7 @@ type Server struct {
 	base     context.Context // parent of every request's; ends after the held calls were answered
 	abort    context.CancelCauseFunc
 
+	bodies   budget
 	draining atomic.Bool
 	requests sync.WaitGroup // HTTP requests being served
 	unready  atomic.Bool    // Ready failed when last asked; so that a change is logged once

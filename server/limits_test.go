@@ -1,0 +1,73 @@
+package server
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"testing"
+	"testing/synctest"
+)
+
+// What waits keeps what it sent. So much of that is taken and no more; light requests always are.
+func TestBodiesInProgress(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := serve(t, Options{}, true)
+		heavy := strings.Replace(askBody, `"arguments":{}`, `"arguments":{},"_meta":{"junk":"`+strings.Repeat("x", maxBody-1000)+`"}`, 1)
+		if heavy == askBody {
+			t.Fatal("askBody has no arguments")
+		}
+		fits := maxBodies / len(heavy)
+		ctx, cancel := context.WithCancel(t.Context())
+		for range fits {
+			res := f.hold(t, ctx, raw{body: heavy})
+			defer res.Body.Close()
+		}
+		for _, tt := range []struct {
+			name, body, want string
+			code             int
+		}{
+			{"one more", heavy, "are in progress", http.StatusServiceUnavailable},
+			{"light", listBody, "tools", http.StatusOK},
+		} {
+			res, err := f.send(t.Context(), raw{body: tt.body})
+			if err != nil {
+				t.Fatalf("%s: %v", tt.name, err)
+			}
+			b, _ := io.ReadAll(res.Body)
+			res.Body.Close()
+			if res.StatusCode != tt.code || !strings.Contains(string(b), tt.want) {
+				t.Errorf("%s: %s %.200q, want %d with %q", tt.name, res.Status, b, tt.code, tt.want)
+			}
+		}
+		cancel()
+		synctest.Wait()
+		f.srv.bodies.mu.Lock()
+		defer f.srv.bodies.mu.Unlock()
+		if f.srv.bodies.taken != 0 {
+			t.Errorf("%d bytes are in progress after all clients left, want none", f.srv.bodies.taken)
+		}
+	})
+}
+
+func TestBatch(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := serve(t, Options{}, true)
+		for n, code := range map[int]int{1: 200, maxBatch: 200, maxBatch + 1: 400, 10_000: 400} {
+			var list []string
+			for i := range n {
+				list = append(list, fmt.Sprintf(`{"jsonrpc":"2.0","id":%d,"method":"ping"}`, i+1))
+			}
+			res, err := f.send(t.Context(), raw{body: "[" + strings.Join(list, ",") + "]"})
+			if err != nil {
+				t.Fatal(err)
+			}
+			b, _ := io.ReadAll(res.Body)
+			res.Body.Close()
+			if res.StatusCode != code || code == 400 && !strings.Contains(string(b), fmt.Sprintf("a body may hold %d messages, and this one holds %d", maxBatch, n)) {
+				t.Errorf("a batch of %d: %s %.200q, want %d", n, res.Status, b, code)
+			}
+		}
+	})
+}
