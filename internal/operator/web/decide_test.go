@@ -74,6 +74,18 @@ func TestReject(t *testing.T) {
 	}
 }
 
+func TestLongNote(t *testing.T) {
+	r := newRig(t)
+	ref := r.put(withPaths("a.example.com"))
+	page := r.client().get(path(ref))
+	for _, verb := range []string{"approve", "reject"} {
+		page.submit("decide", verb, url.Values{"notes": {strings.Repeat("n", 17<<10)}}).want(http.StatusUnprocessableEntity, "The note is too long", "a note has at most 16384 bytes")
+	}
+	if got := r.events(ref); got != "" {
+		t.Errorf("ledger has %s", got)
+	}
+}
+
 func TestEdit(t *testing.T) {
 	r := newRig(t)
 	c := r.client()

@@ -265,6 +265,11 @@ func formOf(r *http.Request) form {
 	return f
 }
 
+// maxNotes is the longest note, in bytes; the form stops sooner.
+const maxNotes = 16 << 10
+
+var errNotes = fmt.Errorf("a note has at most %d bytes", maxNotes)
+
 // deciding is the context of a verb: a browser that hangs up does not end it, the server's end does.
 func (s *Server) deciding(r *http.Request) (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithCancel(context.WithoutCancel(r.Context()))
@@ -278,6 +283,10 @@ func (s *Server) postApprove(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	f, digest := formOf(r), r.PostForm.Get("digest")
+	if len(f.Notes) > maxNotes {
+		s.refused(w, r, ref, f, digest, errNotes, "")
+		return
+	}
 	ctx, cancel := s.deciding(r)
 	defer cancel()
 	var progress tail
@@ -303,6 +312,10 @@ func (s *Server) postReject(w http.ResponseWriter, r *http.Request) {
 			q += ": " + f.Notes
 		}
 		f.Notes = q
+	}
+	if len(f.Notes) > maxNotes {
+		s.refused(w, r, ref, f, "", errNotes, "")
+		return
 	}
 	ctx, cancel := s.deciding(r)
 	defer cancel()
@@ -425,6 +438,8 @@ func explain(err error) (int, alert) {
 		return http.StatusBadGateway, a
 	}
 	switch {
+	case errors.Is(err, errNotes):
+		return http.StatusUnprocessableEntity, alert{Level: "warn", Title: "The note is too long", Text: text}
 	case errors.Is(err, operator.ErrBlocked):
 		return http.StatusConflict, alert{Level: "warn", Title: "This cannot be applied", Text: text}
 	case errors.Is(err, operator.ErrNotUndoable):
