@@ -47,7 +47,7 @@ func run(args []string) (err error) {
 	if err := os.MkdirAll(args[0], 0o755); err != nil {
 		return err
 	}
-	dir, err := os.MkdirTemp("", "supervise-screenshots-")
+	dir, err := os.MkdirTemp("", "demo-")
 	if err != nil {
 		return err
 	}
@@ -177,7 +177,7 @@ func newWorld(ctx context.Context, dir string) (*world, error) {
 		}
 		return b
 	}
-	root := filepath.Join(dir, "queue")
+	root := filepath.Join(dir, ".queue")
 	for _, slug := range []string{"billing", "checkout", "docs", "web"} {
 		for name, data := range map[string]string{"egress/routes.yaml": routesYAML, "Dockerfile": dockerfile} {
 			if err := os.MkdirAll(filepath.Dir(w.file(slug, name)), 0o755); err != nil {
@@ -215,7 +215,7 @@ func newWorld(ctx context.Context, dir string) (*world, error) {
 	return w, nil
 }
 
-func (w *world) file(slug, name string) string { return filepath.Join(w.dir, "bottles", slug, name) }
+func (w *world) file(slug, name string) string { return filepath.Join(w.dir, slug, name) }
 
 func (w *world) path(name string) string {
 	ref := w.refs[name]
