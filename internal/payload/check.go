@@ -138,6 +138,10 @@ func checkPath(p string) string {
 		return "must be valid UTF-8"
 	case strings.ContainsFunc(p, unicode.IsControl):
 		return "must not contain control characters"
+	case strings.ContainsRune(p, utf8.RuneError):
+		return "must not contain U+FFFD: it stands for bytes that were no UTF-8"
+	case strings.ContainsRune(p, '\uFEFF'):
+		return "must not contain U+FEFF: it is a byte order mark"
 	case p[0] != '/':
 		return "must start with '/'"
 	case strings.ContainsFunc(p, unicode.IsSpace):

@@ -179,12 +179,16 @@ func (p Payload) canonicalURL() string {
 	return u.String()
 }
 
-// Summary is one line that says what is asked. It holds raw agent text.
+// Summary is one line that says what is asked. It names the host that would be applied, and how it was written if that
+// is something else. It holds raw agent text.
 func (p Payload) Summary() string {
 	switch p.Tool {
 	case Egress:
 		var b strings.Builder
-		b.WriteString("allow " + p.Route.Host)
+		b.WriteString("allow " + p.Host)
+		if p.Host != p.Route.Host {
+			b.WriteString(" (written " + p.Route.Host + ")")
+		}
 		const most = 4
 		paths := p.Route.PathAllowlist
 		if len(paths) == 0 {
@@ -201,6 +205,9 @@ func (p Payload) Summary() string {
 		}
 		return b.String()
 	case Pipelock:
+		if u, err := url.Parse(p.URL); err != nil || u.Hostname() != p.Host {
+			return "let " + p.Host + " through pipelock (written " + p.URL + ")"
+		}
 		return "let " + p.URL + " through pipelock"
 	default:
 		lines := strings.Count(p.Dockerfile, "\n")

@@ -129,6 +129,8 @@ func TestRefusals(t *testing.T) {
 		{path("/a/*"), `egress-block: path_allowlist[0] "/a/*" must be a plain prefix without '*': everything that starts with it is allowed`},
 		{path("/a/../b"), `egress-block: path_allowlist[0] "/a/../b" must not contain '.' or '..' segments`},
 		{path("/a\x00"), `egress-block: path_allowlist[0] "/a\x00" must not contain control characters`},
+		{path("/a\ufffd"), `egress-block: path_allowlist[0] "/a�" must not contain U+FFFD: it stands for bytes that were no UTF-8`},
+		{path("/a\ufeff"), `egress-block: path_allowlist[0] "/a\ufeff" must not contain U+FEFF: it is a byte order mark`},
 		{path("/" + strings.Repeat("a", MaxPath)), `egress-block: path_allowlist[0] "/` + strings.Repeat("a", 199) + `" must be at most 1024 bytes, not 1025`},
 		{path(slices.Repeat([]string{"/a"}, MaxPaths+1)...), "egress-block: path_allowlist must have at most 64 entries, not 65: propose a shorter common prefix"},
 
@@ -296,7 +298,11 @@ func TestSummary(t *testing.T) {
 		{Egress, `{"host":"api.github.com","path_allowlist":["/repos/"],"auth":{"scheme":"Bearer","token_ref":"GH_TOKEN"}}`, "allow api.github.com /repos/ with Bearer GH_TOKEN"},
 		{Egress, `{"host":"a.example"}`, "allow a.example (whole host)"},
 		{Egress, `{"host":"a","path_allowlist":["/1","/2","/3","/4","/5","/6"]}`, "allow a /1 /2 /3 /4 and 2 more paths"},
+		{Egress, `{"host":"①.com","path_allowlist":["/1"]}`, "allow 1.com (written ①.com) /1"},
+		{Egress, `{"host":"API.github.com."}`, "allow api.github.com (written API.github.com.) (whole host)"},
 		{Pipelock, "https://a.example/x", "let https://a.example/x through pipelock"},
+		{Pipelock, "https://[::1]:8443/x", "let https://[::1]:8443/x through pipelock"},
+		{Pipelock, "https://①.com/x", "let 1.com through pipelock (written https://①.com/x)"},
 		{Capability, "FROM a\nRUN b", "replace the Dockerfile (2 lines, 12 bytes)"},
 	}
 	for _, tt := range tests {

@@ -5,6 +5,8 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"unicode"
+	"unicode/utf8"
 
 	"gopkg.in/yaml.v3"
 )
@@ -225,17 +227,29 @@ func hostText(host string) string {
 	return quote(host)
 }
 
-// quote writes a double-quoted scalar in printable ASCII.
+// quote writes a double-quoted scalar. What can be shown as it is is written as it is, so that a diff shows the very text of the
+// file; controls and what is invisible are escaped, and so are marks without a base or in a pile.
 func quote(s string) string {
 	var b strings.Builder
 	b.WriteByte('"')
+	marks, most := 0, 0 // combining marks since their base, and how many it may carry
 	for _, r := range s {
+		mark := unicode.In(r, unicode.Mn, unicode.Me)
+		if mark {
+			marks++
+		} else {
+			marks, most = 0, 0
+		}
 		switch {
 		case r == '"' || r == '\\':
 			b.WriteByte('\\')
 			b.WriteRune(r)
-		case r >= 0x20 && r < 0x7f:
+		case visible(r) && (!mark || marks <= most):
 			b.WriteRune(r)
+			if !mark && r != ' ' {
+				most = 4
+			}
+			continue
 		case r <= 0xff:
 			fmt.Fprintf(&b, `\x%02x`, r)
 		case r <= 0xffff:
@@ -243,7 +257,14 @@ func quote(s string) string {
 		default:
 			fmt.Fprintf(&b, `\U%08x`, r)
 		}
+		most = 0
 	}
 	b.WriteByte('"')
 	return b.String()
+}
+
+// visible tells whether r paints something of its own, and is shown as it is wherever a diff is.
+func visible(r rune) bool {
+	return unicode.IsPrint(r) && r != 0x2800 && r != '␠' && r != utf8.RuneError &&
+		!unicode.In(r, unicode.Variation_Selector, unicode.Other_Default_Ignorable_Code_Point)
 }

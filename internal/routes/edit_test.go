@@ -7,9 +7,13 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/google/go-cmp/cmp"
 	"pgregory.net/rapid"
+
+	"github.com/bot-bottle/supervise/internal/safetext"
 )
 
 func TestSet(t *testing.T) {
@@ -57,7 +61,7 @@ func TestSet(t *testing.T) {
 		{"flow root", `{"routes": [{"host": "x.com"}]}`, "a.com", a, `{"routes": [{"host": "x.com"}, {host: a.com}]}`, true},
 		{"flow root, empty list", "{routes: []}", "a.com", a, "{routes: [{host: a.com}]}", true},
 		{"what YAML would read otherwise is quoted", "routes: []\n", "1.2.3.4", &Route{Host: "1.2.3.4", PathAllowlist: []string{"/\"é\\\u202e😀"}},
-			"routes:\n  - host: \"1.2.3.4\"\n    path_allowlist: [\"/\\\"\\xe9\\\\\\u202e\\U0001f600\"]\n", true},
+			"routes:\n  - host: \"1.2.3.4\"\n    path_allowlist: [\"/\\\"é\\\\\\u202e😀\"]\n", true},
 		{"a long list goes over lines", "routes: []\n", "a.com", paths("/"+strings.Repeat("x", 60), "/"+strings.Repeat("y", 60)),
 			"routes:\n  - host: a.com\n    path_allowlist:\n      - \"/" + strings.Repeat("x", 60) + "\"\n      - \"/" + strings.Repeat("y", 60) + "\"\n", true},
 
@@ -315,6 +319,34 @@ func TestSetProperty(t *testing.T) {
 			}
 		}
 	})
+}
+
+// TestQuoteIsShownAsItIs: what can be shown as it is is written as it is, so that a diff shows the very text of the file.
+func TestQuoteIsShownAsItIs(t *testing.T) {
+	paths := []string{"/ü/", "/漢字", "/e\u0301\u0301\u0301\u0301", "/किन्तु", "/😀\u0301", "/א", "/%20/a\u00a0"}
+	for r := rune(0x80); r <= unicode.MaxRune; r++ {
+		if s := "/" + string(r) + "e" + string(r); utf8.ValidRune(r) && r != utf8.RuneError && safetext.Block(s) == s {
+			if got, want := quote(s), `"`+s+`"`; got != want {
+				t.Errorf("quote(%q) = %s, want %s", s, got, want)
+			}
+			if r%97 == 0 && checkPath(s) == nil {
+				paths = append(paths, s)
+			}
+		}
+	}
+	for _, s := range []string{"/\u202e", "/a\u200b", "/\u0085\u2028", "/\u2800\ufe0f", "/\u200b\u0301", "/e" + strings.Repeat("\u0301", 5), "/␠"} {
+		if got := quote(s); strings.Contains(got, s) || strings.ContainsFunc(got, func(r rune) bool { return r >= 0x80 && r != 0x301 }) {
+			t.Errorf("quote(%q) = %q shows what is not seen as it is", s, got)
+		}
+		if checkPath(s) == nil {
+			paths = append(paths, s)
+		}
+	}
+	for chunk := range slices.Chunk(paths, 100) {
+		if err := checkEdit([]byte("routes: []\n"), Table{}, Route{Host: "a.com", PathAllowlist: chunk}); err != nil {
+			t.Error(err)
+		}
+	}
 }
 
 func FuzzSet(f *testing.F) {

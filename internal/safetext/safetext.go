@@ -8,6 +8,8 @@
 // Backslashes that would be taken for such an escape, or stand right before one, are doubled, so that the form is
 // unambiguous: the original can be told from it.
 //
+// [Spaces] then shows long runs of spaces, which push text out of sight, by a mark that escaped text does not hold.
+//
 // What is plain stays as it is, so escaping plain text changes nothing; escaping twice doubles backslashes.
 package safetext
 
@@ -70,6 +72,29 @@ func Line(s string, max int) string {
 		if cells < max {
 			keep = b.Len()
 		}
+	}
+	return b.String()
+}
+
+// mostSpaces is how many spaces are shown as they are.
+const mostSpaces = 40
+
+// Spaces shows each longer run of spaces of escaped text as "␠×6000␠".
+func Spaces(s string) string {
+	if !strings.Contains(s, strings.Repeat(" ", mostSpaces+1)) {
+		return s
+	}
+	var b strings.Builder
+	for s != "" {
+		i := strings.IndexByte(s+" ", ' ')
+		b.WriteString(s[:i])
+		rest := strings.TrimLeft(s[i:], " ")
+		if n := len(s) - i - len(rest); n > mostSpaces {
+			fmt.Fprintf(&b, "␠×%d␠", n)
+		} else {
+			b.WriteString(s[i : i+n])
+		}
+		s = rest
 	}
 	return b.String()
 }
@@ -210,10 +235,30 @@ func escaped(r rune) string {
 
 func isMark(r rune) bool { return r >= 0x300 && unicode.In(r, unicode.Mn, unicode.Me) }
 
-// visible tells whether r paints something of its own. Variation selectors and the other default-ignorable
+// visible tells whether r paints something of its own, and is no mark of [Spaces]. Variation selectors and the other default-ignorable
 // letters and marks (Hangul fillers, the combining grapheme joiner) count as printable for
 // package unicode, and so does the blank Braille pattern.
 func visible(r rune) bool {
-	return unicode.IsPrint(r) && r != 0x2800 &&
+	return unicode.IsPrint(r) && r != 0x2800 && r != '␠' &&
 		!unicode.In(r, unicode.Variation_Selector, unicode.Other_Default_Ignorable_Code_Point)
+}
+
+// Untab replaces the tabs of a line by spaces up to the next stop. Width tells how many cells a text takes.
+func Untab(s string, stop int, width func(string) int) string {
+	if !strings.Contains(s, "\t") {
+		return s
+	}
+	var b strings.Builder
+	col := 0
+	for part := range strings.SplitAfterSeq(s, "\t") {
+		text, tab := strings.CutSuffix(part, "\t")
+		b.WriteString(text)
+		col += width(text)
+		if tab {
+			n := stop - col%stop
+			b.WriteString(strings.Repeat(" ", n))
+			col += n
+		}
+	}
+	return b.String()
 }

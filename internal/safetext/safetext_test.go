@@ -32,6 +32,7 @@ func TestBlockAndLine(t *testing.T) {
 		{"tags", "\U000e0001\U000e0041", `\U000e0001\U000e0041`, `\U000e0001\U000e0041`},
 		{"soft hyphen, separators, spaces", "\u00ad\u2028\u2029\u00a0\u3000", `\u00ad\u2028\u2029\u00a0\u3000`, `\u00ad\u2028\u2029\u00a0\u3000`},
 		{"invisible letters", "\u034f\u115f\u3164\uffa0\u2800", `\u034f\u115f\u3164\uffa0\u2800`, `\u034f\u115f\u3164\uffa0\u2800`},
+		{"the mark of Spaces", "␠×60␠", `\u2420×60\u2420`, `\u2420×60\u2420`},
 		{"private, unassigned, noncharacter", "\ue000\U000f0000\u0378\uffff", `\ue000\U000f0000\u0378\uffff`, `\ue000\U000f0000\u0378\uffff`},
 		{"not UTF-8", "a\xffb\xc3", `a\xffb\xc3`, `a\xffb\xc3`},
 		{"replacement character itself", "\ufffd", "\ufffd", "\ufffd"},
@@ -51,6 +52,24 @@ func TestBlockAndLine(t *testing.T) {
 		}
 		if got := Line(tt.in, 0); got != tt.line {
 			t.Errorf("%s: Line(%q)\n got %q\nwant %q", tt.name, tt.in, got, tt.line)
+		}
+	}
+}
+
+func TestSpaces(t *testing.T) {
+	run := func(n int) string { return strings.Repeat(" ", n) }
+	for _, tt := range []struct{ in, want string }{
+		{"", ""},
+		{"a b", "a b"},
+		{run(40) + "a" + run(40), run(40) + "a" + run(40)},
+		{run(41), "␠×41␠"},
+		{"a" + run(6000) + "0" + run(2) + "b" + run(50) + "\n" + run(41) + "c", "a␠×6000␠0  b␠×50␠\n␠×41␠c"},
+	} {
+		if got := Spaces(tt.in); got != tt.want {
+			t.Errorf("Spaces(%q) = %q, want %q", tt.in, got, tt.want)
+		}
+		if got := Spaces(tt.want); got != tt.want {
+			t.Errorf("Spaces(%q) = %q, want it unchanged", tt.want, got)
 		}
 	}
 }
