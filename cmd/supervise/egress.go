@@ -65,7 +65,7 @@ come from the environment, under the names that the routes give.`,
 	f.StringVar(&caDir, "ca-dir", "", "inspect TLS with the CA in this `directory`: public/ca.pem and private/ca.key; made if missing")
 	f.StringSliceVar(&o.AllowPrivate, "allow-private", nil, "a routed `host` that may resolve to private addresses (repeatable, or with commas)")
 	f.IntSliceVar(&o.Ports, "ports", []int{80, 443}, "the `ports` that may be reached")
-	f.IntVar(&o.MaxConns, "max-conns", 1024, "client connections at once; the next one waits")
+	f.IntVar(&o.MaxConns, "max-conns", 1024, "client connections at once; past it the longest idle one makes way")
 	f.BoolVar(&debug, "debug", false, "log more")
 	must(cmd.MarkFlagFilename("routes", "yaml", "yml"))
 	must(cmd.MarkFlagDirname("ca-dir"))

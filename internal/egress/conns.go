@@ -9,94 +9,6 @@ import (
 	"sync"
 )
 
-// conns is the listener, and knows every client connection until its owner closes it. Whatever serves
-// a client (a request, an inspected connection, a tunnel, a WebSocket) lives on such a connection, so
-// that cutting them ends everything, and waiting for them waits for everything.
-type conns struct {
-	net.Listener
-	slots    chan struct{} // one for each open connection
-	stopped  chan struct{}
-	stopOnce sync.Once
-
-	mu   sync.Mutex
-	open map[*conn]struct{} // guarded by mu
-	cut  bool               // guarded by mu
-	gone sync.Cond          // on mu: a connection was closed
-}
-
-func newConns(ln net.Listener, limit int) *conns {
-	c := &conns{Listener: ln, slots: make(chan struct{}, limit), stopped: make(chan struct{}), open: map[*conn]struct{}{}}
-	c.gone.L = &c.mu
-	return c
-}
-
-// Accept waits for a free slot: past the limit, clients wait in the kernel's backlog.
-func (c *conns) Accept() (net.Conn, error) {
-	select {
-	case c.slots <- struct{}{}:
-	case <-c.stopped:
-		return nil, net.ErrClosed
-	}
-	raw, err := c.Listener.Accept()
-	if err != nil {
-		<-c.slots
-		return nil, err
-	}
-	nc := &conn{Conn: raw, of: c}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.open[nc] = struct{}{}
-	if c.cut {
-		raw.Close()
-	}
-	return nc, nil
-}
-
-// Close stops accepting; connections stay.
-func (c *conns) Close() error {
-	c.stopOnce.Do(func() { close(c.stopped) })
-	return c.Listener.Close()
-}
-
-// cutAll breaks every connection under its owner, who then closes it.
-func (c *conns) cutAll() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.cut = true
-	for nc := range c.open {
-		nc.Conn.Close()
-	}
-}
-
-// wait returns once every owner has closed its connection.
-func (c *conns) wait() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	for len(c.open) > 0 {
-		c.gone.Wait()
-	}
-}
-
-type conn struct {
-	net.Conn
-	of   *conns
-	once sync.Once
-}
-
-func (c *conn) Close() error {
-	err := c.Conn.Close()
-	c.once.Do(func() {
-		c.of.mu.Lock()
-		defer c.of.mu.Unlock()
-		delete(c.of.open, c)
-		<-c.of.slots
-		c.of.gone.Broadcast()
-	})
-	return err
-}
-
-func (c *conn) CloseWrite() error { return closeWrite(c.Conn) }
-
 // closeWrite ends our side of a connection, or all of it where it has no sides.
 func closeWrite(c net.Conn) error {
 	if h, ok := c.(interface{ CloseWrite() error }); ok {
@@ -114,6 +26,7 @@ type tunnel struct {
 
 func (t *tunnel) Read(b []byte) (int, error) { return t.r.Read(b) }
 func (t *tunnel) CloseWrite() error          { return closeWrite(t.Conn) }
+func (t *tunnel) NetConn() net.Conn          { return t.Conn }
 
 type tunnelKey struct{}
 

@@ -22,8 +22,11 @@
 //     Authorization. It is sent over TLS only: plain http to such a route is refused. It is never logged,
 //     nor is any path, query, header or body.
 //   - Bodies stream both ways. A client that goes away ends its upstream request.
+//   - Past the limit of connections the one makes way that has been without a request or a tunnel for longest. When all
+//     have one, the next client waits. No address holds more than three quarters of them (package conns).
 //   - WebSocket upgrades pass. Other upgrades are not offered upstream: h2c would carry requests past every check here.
 //   - http://_egress.local/allowlist, asked through the proxy or at the listener itself, is the table in force; it is never dialled.
+//     The listener itself tells it to no page of another site, and under no name that a site could point at it.
 //
 // A refusal has status 403 (502 when the mend is on our side), the header X-Supervise-Refused
 // with its [Kind], and a text/plain body.
@@ -46,6 +49,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/bot-bottle/supervise/internal/conns"
 	"github.com/bot-bottle/supervise/internal/routes"
 )
 
@@ -60,7 +64,7 @@ type Options struct {
 	CAKey        string   // PEM file of its key
 	AllowPrivate []string // hosts that may resolve to private addresses
 	Ports        []int    // if empty, 80 and 443
-	MaxConns     int      // client connections at once; if zero, 1024. The next one waits to be accepted
+	MaxConns     int      // client connections at once; if zero, 1024. See the package comment
 
 	Env    func(string) string // where credentials come from; if nil, os.Getenv
 	HUP    <-chan os.Signal    // each value is a Reload; notified before New, so that an early SIGHUP does not kill
@@ -90,8 +94,8 @@ type Proxy struct {
 	ca        *authority      // nil: none
 	table     table
 	ln        net.Listener
-	conns     *conns
-	inner     *handover // connections that were accepted inside CONNECT
+	conns     *conns.Listener // whatever serves a client lives on a connection of it: cutting them ends everything, waiting for them waits for everything
+	inner     *handover       // connections that were accepted inside CONNECT
 	transport *http.Transport
 	forwarder *httputil.ReverseProxy
 }
@@ -160,7 +164,7 @@ func New(opts Options) (*Proxy, error) {
 	if err != nil {
 		return nil, fmt.Errorf("egress: listening on %s: %w", opts.Addr, err)
 	}
-	p.conns = newConns(ln, opts.MaxConns)
+	p.conns = conns.New(ln, opts.MaxConns)
 	p.ln = ln
 	p.inner = newHandover(ln.Addr())
 	return p, nil
@@ -190,6 +194,15 @@ func (p *Proxy) Run(ctx context.Context) error {
 	defer cut()
 	errorLog := slog.NewLogLogger(p.log.Handler(), slog.LevelInfo)
 	var requests busy
+	track := func(c net.Conn, s http.ConnState) {
+		requests.track(c, s)
+		switch s {
+		case http.StateActive:
+			p.conns.Keep(c)
+		case http.StateNew, http.StateIdle:
+			p.conns.Rest(c)
+		}
+	}
 	server := func(h http.HandlerFunc) *http.Server {
 		return &http.Server{
 			Handler:                      h,
@@ -197,7 +210,7 @@ func (p *Proxy) Run(ctx context.Context) error {
 			IdleTimeout:                  p.opts.Timings.Idle,
 			MaxHeaderBytes:               64 << 10,
 			ErrorLog:                     errorLog,
-			ConnState:                    requests.track,
+			ConnState:                    track,
 			Protocols:                    http1(),
 			DisableGeneralOptionsHandler: true,
 			BaseContext:                  func(net.Listener) context.Context { return hard },
@@ -227,11 +240,11 @@ func (p *Proxy) Run(ctx context.Context) error {
 			p.log.Info("cutting requests that are still in flight", "requests", n)
 		}
 		cut()
-		p.conns.cutAll()
+		p.conns.CutAll()
 		return nil
 	})
 	err := g.Wait()
-	p.conns.wait()
+	p.conns.Wait()
 	p.transport.CloseIdleConnections()
 	return err
 }

@@ -5,8 +5,10 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"os"
@@ -139,38 +141,142 @@ func TestNoLeak(t *testing.T) {
 	}
 }
 
-// TestMaxConns: one more client waits until another is gone.
-func TestMaxConns(t *testing.T) {
-	p := newWorld(t).start(tableA, false, Options{MaxConns: 2})
-	const get = "GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
-	read := func(c net.Conn) error {
-		res, err := http.ReadResponse(bufio.NewReader(c), nil)
-		if err == nil {
-			_, err = io.Copy(io.Discard, res.Body)
+// TestIdleMakeWay: at the limit the longest idle connection makes way, whatever kind of idle it is; a request in progress,
+// a tunnel and a WebSocket stay.
+func TestIdleMakeWay(t *testing.T) {
+	w := newWorld(t)
+	arrived, release := make(chan struct{}, 1), make(chan struct{})
+	w.serve("whole.example.com", "9.9.9.1", http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/hang" {
+			arrived <- struct{}{}
+			<-release
 		}
-		return err
+		if r.Header.Get("Upgrade") != "" {
+			rw.Header().Set("Connection", "Upgrade")
+			rw.Header().Set("Upgrade", "websocket")
+			rw.WriteHeader(http.StatusSwitchingProtocols)
+			c, _, err := http.NewResponseController(rw).Hijack()
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer c.Close()
+			io.Copy(c, c)
+		}
+	}))
+	const get = "GET http://_egress.local/health HTTP/1.1\r\nHost: x\r\n\r\n"
+	status := func(c net.Conn, text string) (int, error) {
+		if _, err := io.WriteString(c, text); err != nil {
+			return 0, err
+		}
+		res, err := http.ReadResponse(bufio.NewReader(c), nil)
+		if err != nil {
+			return 0, err
+		}
+		_, err = io.Copy(io.Discard, res.Body)
+		return res.StatusCode, err
 	}
-	a, b := p.raw(get), p.raw(get)
-	for _, c := range []net.Conn{a, b} {
-		if err := read(c); err != nil {
+	secure := func(p *running, sni string) net.Conn {
+		c, _ := p.connectTo(sni + ":443")
+		pool := p.caPool
+		if pool == nil {
+			pool = w.originPEM
+		}
+		s := tls.Client(c, &tls.Config{ServerName: sni, RootCAs: pool})
+		if err := s.Handshake(); err != nil {
 			t.Fatal(err)
 		}
+		return s
 	}
-	third := p.raw(get)
-	answered := make(chan error, 1)
-	go func() { answered <- read(third) }()
-	// The slots are taken for as long as the first two are open: their number is the listener's own count.
-	if n := len(p.conns.slots); n != 2 {
-		t.Errorf("%d slots taken, want 2", n)
+	idle := map[string]func(*running) net.Conn{
+		"silent": func(p *running) net.Conn { return p.raw("") },
+		"half a header": func(p *running) net.Conn {
+			return p.raw("GET http://whole.example.com/ HTTP/1.1\r\nHo")
+		},
+		"kept alive": func(p *running) net.Conn {
+			c := p.raw("")
+			if n, err := status(c, get); n != 200 || err != nil {
+				t.Fatal(n, err)
+			}
+			return c
+		},
+		"silent after CONNECT": func(p *running) net.Conn { c, _ := p.connectTo("whole.example.com:443"); return c },
 	}
-	select {
-	case err := <-answered:
-		t.Errorf("the third client was served (%v) while two were open", err)
-	default:
+	inspected := map[string]func(*running) net.Conn{
+		"silent after a handshake": func(p *running) net.Conn { return secure(p, "whole.example.com") },
+		"kept alive inside CONNECT": func(p *running) net.Conn {
+			c := secure(p, "whole.example.com")
+			if n, err := status(c, "GET / HTTP/1.1\r\nHost: whole.example.com\r\n\r\n"); n != 200 || err != nil {
+				t.Fatal(n, err)
+			}
+			return c
+		},
 	}
-	a.Close()
-	if err := <-answered; err != nil {
-		t.Errorf("the third client, once there was room: %v", err)
+	for _, withCA := range []bool{false, true} {
+		all := maps.Clone(idle)
+		if withCA {
+			maps.Copy(all, inspected)
+		}
+		for name, open := range all {
+			p := w.start(table1, withCA, Options{MaxConns: 1})
+			first := open(p)
+			if n, err := status(p.raw(""), get); n != 200 || err != nil {
+				t.Errorf("%s (CA %v): the next client gets %d, %v; want 200", name, withCA, n, err)
+			}
+			if rest, err := io.ReadAll(first); err == nil && len(rest) > 0 {
+				t.Errorf("%s (CA %v): got %q, want the end of the connection", name, withCA, rest)
+			} else if ne, ok := errors.AsType[net.Error](err); ok && ne.Timeout() {
+				t.Errorf("%s (CA %v) is still open", name, withCA)
+			}
+		}
+
+		// These stay.
+		p := w.start(table1, withCA, Options{MaxConns: 3})
+		busy := p.raw("GET http://whole.example.com/hang HTTP/1.1\r\nHost: x\r\n\r\n")
+		<-arrived
+		socket := p.raw("GET http://whole.example.com/ HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+		back := bufio.NewReader(socket)
+		if res, err := http.ReadResponse(back, nil); err != nil || res.StatusCode != 101 {
+			t.Fatalf("upgrade: %v, %v", res, err)
+		}
+		third := secure(p, "whole.example.com")
+		const inside = "GET / HTTP/1.1\r\nHost: whole.example.com\r\n\r\n"
+		if n, err := status(third, inside); n != 200 || err != nil {
+			t.Errorf("inside CONNECT: %d, %v", n, err)
+		}
+		if withCA { // it is idle now, and makes way
+			if n, err := status(p.raw(""), get); n != 200 || err != nil {
+				t.Errorf("the next client gets %d, %v; want 200", n, err)
+			}
+		} else { // what is in a tunnel is not seen: it stays, and the next client waits until the request is over
+			next := p.raw("")
+			answered := make(chan error, 1)
+			go func() { _, err := status(next, get); answered <- err }()
+			if n, err := status(third, inside); n != 200 || err != nil {
+				t.Errorf("through the tunnel: %d, %v", n, err)
+			}
+			select {
+			case err := <-answered:
+				t.Errorf("a fourth client was served (%v) while three were busy", err)
+			default:
+			}
+			release <- struct{}{}
+			if err := <-answered; err != nil {
+				t.Errorf("the fourth client, once there was room: %v", err)
+			}
+		}
+		if _, err := io.WriteString(socket, "x"); err != nil {
+			t.Error(err)
+		}
+		if b, err := back.ReadByte(); b != 'x' || err != nil {
+			t.Errorf("through the WebSocket: %q, %v", b, err)
+		}
+		if withCA {
+			release <- struct{}{}
+			if n, err := status(busy, ""); n != 200 || err != nil {
+				t.Errorf("the request in progress: %d, %v", n, err)
+			}
+		}
 	}
 }
 

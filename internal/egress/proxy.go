@@ -32,7 +32,7 @@ func (p *Proxy) serveOuter(w http.ResponseWriter, r *http.Request) {
 	case r.Method == http.MethodConnect:
 		p.connect(w, r)
 	case r.URL.Host == "":
-		p.serveSelf(w, r)
+		p.serveDirect(w, r)
 	case r.URL.Scheme != "http":
 		p.badRequest(w, r, "the URL's scheme is not http", "For https, send CONNECT host:443 to this proxy, as clients do that have it as their https proxy.")
 	default:
@@ -229,6 +229,7 @@ func (p *Proxy) connect(w http.ResponseWriter, r *http.Request) {
 		}
 	}()
 	t.SetDeadline(time.Now().Add(p.opts.Timings.Header))
+	p.conns.Rest(t) // until something is asked inside
 	if _, err := io.WriteString(raw, "HTTP/1.1 200 Connection established\r\n\r\n"); err != nil {
 		return
 	}
@@ -268,6 +269,7 @@ func (p *Proxy) splice(ctx context.Context, t *tunnel, origin net.Conn) {
 		return
 	}
 	t.SetDeadline(time.Time{})
+	p.conns.Keep(t)
 	// A side that has ended no longer notices that the other is cut.
 	defer context.AfterFunc(ctx, func() { t.Close(); origin.Close() })()
 	var wg sync.WaitGroup

@@ -7,9 +7,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -200,6 +203,35 @@ func (p *Proxy) allowlist() allowlist {
 		a.Routes = append(a.Routes, ar)
 	}
 	return a
+}
+
+// serveDirect answers what is asked of the listener as of a server. Browsers can be led here by any site, with a name
+// of its own that it points at us (DNS rebinding): they are told whether we live, and nothing else.
+func (p *Proxy) serveDirect(w http.ResponseWriter, r *http.Request) {
+	if r.Header.Get("Origin") != "" {
+		http.Error(w, "egress: a page of another site gets nothing here", http.StatusForbidden)
+		return
+	}
+	if r.URL.Path != "/health" && !p.ownHost(r.Host) {
+		http.Error(w, "egress: unknown Host: ask by address, or through this proxy for http://"+selfHost+"/allowlist", http.StatusForbidden)
+		return
+	}
+	p.serveSelf(w, r)
+}
+
+// ownHost tells whether a Host header holds no name that somebody else could point at us: addresses and names without
+// a dot, such as a container's, are nobody's domain.
+func (p *Proxy) ownHost(hostport string) bool {
+	host := routes.Key(hostname(hostport))
+	_, err := netip.ParseAddr(host)
+	return err == nil || !strings.Contains(host, ".") || host == selfHost || host == routes.Key(hostname(p.opts.Addr))
+}
+
+func hostname(hostport string) string {
+	if host, _, err := net.SplitHostPort(hostport); err == nil {
+		return host
+	}
+	return strings.Trim(hostport, "[]")
 }
 
 // serveSelf answers what is asked of the proxy itself.

@@ -59,6 +59,49 @@ func TestAllowlist(t *testing.T) {
 	http.DefaultClient.CloseIdleConnections()
 }
 
+// TestRebindingOfTheListener: a site that points its own name at the listener learns nothing of the table; whoever asks
+// by address, by a container's name or through the proxy does.
+func TestRebindingOfTheListener(t *testing.T) {
+	p := newWorld(t).start(tableA, false, Options{})
+	p.opts.Addr = "proxy.corp.example:9099" // as if it had been listened on
+	for _, tt := range []struct {
+		path, host, header string
+		status             int
+	}{
+		{"/allowlist", "attacker.example:9099", "", 403},
+		{"/allowlist", "attacker.example.", "", 403},
+		{"/allowlist", "127.0.0.1.attacker.example", "", 403},
+		{"/allowlist", "_egress.local.attacker.example", "", 403},
+		{"/", "attacker.example:9099", "", 403},
+		{"/health", "attacker.example:9099", "", 200},
+		{"/allowlist", "127.0.0.1:9099", "Origin: http://attacker.example", 403},
+		{"/allowlist", "127.0.0.1:9099", "Origin: null", 403},
+		{"/health", "127.0.0.1:9099", "Origin: http://attacker.example", 403},
+		{"/allowlist", "127.0.0.1:9099", "", 200},
+		{"/allowlist", "10.1.2.3", "", 200},
+		{"/allowlist", "[::1]:9099", "", 200},
+		{"/allowlist", "[::1]", "", 200},
+		{"/allowlist", "LocalHost:9099", "", 200},
+		{"/allowlist", "egress:9099", "", 200},
+		{"/allowlist", "_Egress.local.", "", 200},
+		{"/allowlist", "proxy.corp.example:9099", "", 200},
+		{"http://_egress.local/allowlist", "attacker.example:9099", "Origin: http://attacker.example", 200}, // a proxy's request: the URL governs
+	} {
+		text := "GET " + tt.path + " HTTP/1.1\r\nHost: " + tt.host + "\r\n"
+		if tt.header != "" {
+			text += tt.header + "\r\n"
+		}
+		res, err := http.ReadResponse(bufio.NewReader(p.raw(text+"\r\n")), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		status, _, body := answer(t, res)
+		if status != tt.status || status != 200 && strings.Contains(body, "a.example.com") {
+			t.Errorf("GET %s, Host %s, %q = %d %q, want %d", tt.path, tt.host, tt.header, status, body, tt.status)
+		}
+	}
+}
+
 func (r *running) list() allowlist {
 	r.t.Helper()
 	c := r.client()
