@@ -209,7 +209,6 @@ type found struct {
 	Entry
 	info     fs.FileInfo // of the proposal
 	archived bool
-	badResp  *BadError // there is a response, and it is not valid
 }
 
 // lookup looks in both places. Files only move from the mailbox to processed/, proposal first, so looking in that order
@@ -245,7 +244,7 @@ func (b *box) lookupOnce(id ID) (f found, again bool, err error) {
 	}
 	switch bad, isBad := errors.AsType[*BadError](err); {
 	case isBad:
-		f.badResp = bad
+		f.BadResponse = bad
 	case errors.Is(err, fs.ErrNotExist):
 		if f.archived {
 			return f, true, nil
@@ -308,7 +307,13 @@ func (b *box) write(name string, data []byte, sync bool) error {
 		return err
 	}
 	_, err = f.Write(data)
-	errs := []error{err, f.Chmod(b.fileMode())}
+	errs := []error{err}
+	if mode := b.fileMode(); mode != 0o600 {
+		errs = append(errs, f.Chmod(mode)) // whatever the umask
+	}
+	if st, ok := b.info.Sys().(*syscall.Stat_t); ok && os.Geteuid() == 0 && st.Uid != 0 {
+		errs = append(errs, f.Chown(int(st.Uid), int(st.Gid))) // the sidecar is another than root, and must read it
+	}
 	if sync {
 		errs = append(errs, f.Sync())
 	}

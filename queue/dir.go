@@ -56,7 +56,7 @@ type Dir struct {
 	box   *box         // nil: the directory is gone
 	flock *os.File     // the lock of box
 
-	moves sync.Mutex // held while files move to processed/ or leave it
+	moves sync.RWMutex // held for reading by Archive, for writing by whoever else moves or removes an answered pair
 
 	mu       sync.Mutex
 	closed   bool
@@ -68,6 +68,7 @@ type Dir struct {
 	scanErr  error // why the last look failed
 	health   Health
 	asked    []chan struct{}
+	moving   map[ID]int // calls of Archive
 	delivers history
 
 	kick chan struct{} // wakes the loop: somebody asked, or its deadlines changed
@@ -116,6 +117,7 @@ func OpenDir(dir string, opts Options) (*Dir, error) {
 		waiters: map[ID][]chan<- result{},
 		open:    map[ID]*standing{},
 		bad:     map[string]*badName{},
+		moving:  map[ID]int{},
 		kick:    make(chan struct{}, 1),
 		done:    make(chan struct{}),
 	}
@@ -271,16 +273,20 @@ func (d *Dir) Put(ctx context.Context, p Proposal) error {
 func (d *Dir) put(b *box, p Proposal, data []byte) error {
 	d.mu.Lock()
 	flooded := d.flooded
+	_, answered := d.delivers.at[p.ID]
+	answered = answered || d.moving[p.ID] > 0
 	d.mu.Unlock()
 	if flooded {
 		return fmt.Errorf("%s holds over %d names: %w", d.path, maxNames, ErrFlooded)
 	}
-	there, err := b.exists(archived(proposalName(p.ID)))
-	if err != nil {
-		return err
-	}
-	if !there {
-		if err = b.put("put", proposalName(p.ID), data); err == nil {
+	if !answered {
+		err := b.put("put", proposalName(p.ID), data)
+		if err == nil {
+			d.mu.Lock()
+			defer d.mu.Unlock()
+			if d.open[p.ID] == nil { // else the loop was quicker, and may have seen an answer
+				d.open[p.ID] = &standing{p: p, seen: newSeen(time.Now())}
+			}
 			return nil
 		}
 		if !errors.Is(err, fs.ErrExist) {
@@ -326,7 +332,7 @@ func (d *Dir) Get(ctx context.Context, id ID) (Entry, error) {
 func (b *box) get(id ID) (found, error) {
 	f, err := b.lookup(id)
 	if err == nil && f.archived && f.Response == nil {
-		err = f.badResp
+		err = f.BadResponse
 	}
 	return f, err
 }
@@ -342,20 +348,23 @@ func (d *Dir) Wait(ctx context.Context, id ID) (Response, error) {
 		d.mu.Unlock()
 		return Response{}, ErrClosed
 	}
+	first := len(d.waiters) == 0
 	d.waiters[id] = append(d.waiters[id], ch)
 	d.moved = true
 	d.mu.Unlock()
 	defer d.leave(id, ch)
 
 	// What came before that no event will announce.
-	e, err := d.Get(ctx, id)
+	e, err := d.now(ctx, id)
 	if err != nil && (errors.Is(err, ErrNotFound) || errors.Is(err, ErrBad) || !d.isOpen(id)) {
 		return Response{}, err
 	} // else the directory is gone for a while, and the answer comes when it is back
 	if e.Response != nil {
 		return *e.Response, nil
 	}
-	d.wake() // to poll, from now on
+	if first {
+		d.wake() // to poll, from now on
+	}
 	select {
 	case res := <-ch:
 		return res.r, res.err
@@ -366,6 +375,17 @@ func (d *Dir) Wait(ctx context.Context, id ID) (Response, error) {
 	}
 }
 
+// now is Get for one that may well be open and undecided: then the loop tells of its answer, and there is nothing to read.
+func (d *Dir) now(ctx context.Context, id ID) (Entry, error) {
+	d.mu.Lock()
+	s := d.open[id]
+	d.mu.Unlock()
+	if s != nil && s.resp == nil {
+		return Entry{}, nil
+	}
+	return d.Get(ctx, id)
+}
+
 func (d *Dir) isOpen(id ID) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -373,7 +393,6 @@ func (d *Dir) isOpen(id ID) bool {
 }
 
 func (d *Dir) leave(id ID, ch chan<- result) {
-	defer d.wake()
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if i := slices.Index(d.waiters[id], ch); i >= 0 {
@@ -382,6 +401,9 @@ func (d *Dir) leave(id ID, ch chan<- result) {
 			delete(d.waiters, id)
 		}
 		d.moved = true
+	}
+	if len(d.waiters) == 0 {
+		d.wake() // to say so, and to poll no more
 	}
 }
 
@@ -449,16 +471,20 @@ func (d *Dir) Recent(ctx context.Context, since time.Time) iter.Seq2[Entry, erro
 // one finds out which by looking for the proposal again.
 func (d *Dir) Archive(ctx context.Context, id ID) error {
 	err := d.use(ctx, func(b *box) error {
-		d.moves.Lock()
-		defer d.moves.Unlock()
-		f, err := b.get(id)
-		if err != nil {
-			return err
+		d.moves.RLock()
+		defer d.moves.RUnlock()
+		sure, end := d.move(id)
+		defer end()
+		if !sure {
+			f, err := b.get(id)
+			if err != nil {
+				return err
+			}
+			if f.Response == nil {
+				return errors.New("it has no response yet")
+			}
 		}
-		if f.Response == nil {
-			return errors.New("it has no response yet")
-		}
-		return d.archive(b, id)
+		return d.archive(b, id, sure)
 	})
 	if err != nil {
 		return fmt.Errorf("archiving %s: %w", quote(string(id)), err)
@@ -466,10 +492,29 @@ func (d *Dir) Archive(ctx context.Context, id ID) error {
 	return nil
 }
 
-// archive needs moves held, and a valid response.
-func (d *Dir) archive(b *box, id ID) error {
-	if err := b.makeProcessed(); err != nil {
-		return err
+// move keeps the loop from wondering about a response without its proposal. It is sure of id when both files have been read,
+// are where they were, and nobody else is about to move them.
+func (d *Dir) move(id ID) (sure bool, end func()) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	s := d.open[id]
+	sure = s != nil && s.resp != nil && d.moving[id] == 0
+	d.moving[id]++
+	return sure, func() {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		if d.moving[id]--; d.moving[id] == 0 {
+			delete(d.moving, id)
+		}
+	}
+}
+
+// archive needs moves held, and a valid response. Two of one id may run at once; only one of them is sure.
+func (d *Dir) archive(b *box, id ID, sure bool) error {
+	if info, err := b.root.Lstat(processed); err != nil || !info.IsDir() {
+		if err := b.makeProcessed(); err != nil {
+			return err
+		}
 	}
 	if err := b.fault.do("archive.proposal", func() error { return b.moveTo(proposalName(id), proposalName(id)) }); err != nil {
 		return err
@@ -478,9 +523,12 @@ func (d *Dir) archive(b *box, id ID) error {
 	if err := b.fault.do("archive.sync-proposal", b.syncBoth); err != nil {
 		return err
 	}
-	there, err := b.exists(archived(responseName(id)))
-	if err != nil {
-		return err
+	there := false
+	if !sure {
+		var err error
+		if there, err = b.exists(archived(responseName(id))); err != nil {
+			return err
+		}
 	}
 	if !there {
 		if err := b.fault.do("archive.response", func() error { return b.moveTo(responseName(id), responseName(id)) }); err != nil {
@@ -540,12 +588,15 @@ func (d *Dir) refresh(ctx context.Context) error {
 	}
 }
 
-// writePresence tells who waits.
-func (d *Dir) writePresence() error {
+// presence says who waits.
+func (d *Dir) presence() []byte {
 	d.mu.Lock()
+	defer d.mu.Unlock()
 	d.moved = false
-	data := presenceJSON(d.waiters)
-	d.mu.Unlock()
+	return presenceJSON(d.waiters)
+}
+
+func (d *Dir) writePresence(data []byte) error {
 	d.boxMu.RLock()
 	defer d.boxMu.RUnlock()
 	if d.box == nil {

@@ -88,7 +88,16 @@ func (p Proposal) checked(slug string) (Proposal, error) {
 		p.ArrivedAt = time.Now()
 	}
 	p.ArrivedAt = p.ArrivedAt.UTC().Round(0)
+	if !storable(p.ArrivedAt) {
+		return p, fmt.Errorf("arrived at %v, outside the years 1 to 9999", p.ArrivedAt)
+	}
 	return p, nil
+}
+
+// storable tells whether t can be written as JSON again, in UTC too: another program's offset may move it out of RFC 3339's years.
+func storable(t time.Time) bool {
+	y := t.UTC().Year()
+	return 1 <= y && y <= 9999
 }
 
 // same tells whether q asks what p asks, under the same id. When it arrived may differ between repeats.
@@ -117,6 +126,9 @@ func (r Response) checked() (Response, error) {
 		r.DecidedAt = time.Now()
 	}
 	r.DecidedAt = r.DecidedAt.UTC().Round(0)
+	if !storable(r.DecidedAt) {
+		return r, fmt.Errorf("decided at %v, outside the years 1 to 9999", r.DecidedAt)
+	}
 	return r, nil
 }
 
@@ -178,6 +190,8 @@ func parseProposal(data []byte, slug string, id ID) (Proposal, error) {
 		return Proposal{}, errors.New("tool is missing")
 	case f.ArrivedAt.IsZero():
 		return Proposal{}, errors.New("arrived_at is missing")
+	case !storable(f.ArrivedAt):
+		return Proposal{}, errors.New("arrived_at is outside the years 1 to 9999")
 	case f.CurrentFileHash != Hash(f.ProposedFile):
 		return Proposal{}, errors.New("current_file_hash is not the SHA-256 of proposed_file")
 	}
@@ -212,9 +226,9 @@ func parseResponse(data []byte, id ID, mtime time.Time) (Response, error) {
 	if json.Unmarshal(f.Digest, &r.Digest) != nil {
 		r.Digest = ""
 	}
-	if json.Unmarshal(f.DecidedAt, &r.DecidedAt) != nil || r.DecidedAt.IsZero() {
+	if json.Unmarshal(f.DecidedAt, &r.DecidedAt) != nil || r.DecidedAt.IsZero() || !storable(r.DecidedAt) {
 		r.DecidedAt = mtime
-		if now := time.Now(); now.Before(mtime) {
+		if now := time.Now(); now.Before(mtime) || !storable(mtime) {
 			r.DecidedAt = now
 		}
 	}

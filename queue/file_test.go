@@ -151,6 +151,14 @@ var responses = map[string]struct {
 		data: `{"proposal_id": "0197f3b2-6d1e-7c3a-9b58-3f6f0a2c4d1e", "status": "approved", "notes": "", "final_file": "", "outcome": "splendid", "digest": 7, "decided_at": 1772368200}`,
 		want: Response{ProposalID: testID, Status: Approved, DecidedAt: testTime}, bare: true,
 	},
+	"decided before the year 1": {
+		data: `{"proposal_id": "0197f3b2-6d1e-7c3a-9b58-3f6f0a2c4d1e", "status": "approved", "notes": "", "final_file": "", "decided_at": "0000-01-01T00:00:00+14:00"}`,
+		want: Response{ProposalID: testID, Status: Approved, DecidedAt: testTime},
+	},
+	"decided after the year 9999": {
+		data: `{"proposal_id": "0197f3b2-6d1e-7c3a-9b58-3f6f0a2c4d1e", "status": "approved", "notes": "", "final_file": "", "decided_at": "9999-12-31T23:59:59-14:00"}`,
+		want: Response{ProposalID: testID, Status: Approved, DecidedAt: testTime},
+	},
 	"two only": {
 		data: `{"proposal_id": "0197f3b2-6d1e-7c3a-9b58-3f6f0a2c4d1e", "status": "approved"}`,
 		want: Response{ProposalID: testID, Status: Approved, DecidedAt: testTime}, bare: true,
@@ -185,6 +193,17 @@ func TestParseResponse(t *testing.T) {
 	}
 }
 
+// TestParseResponseWrittenWhen: a file system keeps times that JSON cannot hold.
+func TestParseResponseWrittenWhen(t *testing.T) {
+	for _, mtime := range []time.Time{time.Date(-5, 1, 1, 0, 0, 0, 0, time.UTC), time.Date(20_000, 1, 1, 0, 0, 0, 0, time.UTC)} {
+		before := time.Now()
+		r, err := parseResponse([]byte(responses["two only"].data), testID, mtime)
+		if err != nil || r.DecidedAt.Before(before.Round(0)) || r.DecidedAt.After(time.Now()) {
+			t.Errorf("last written at %v: decided at %v, %v; want now", mtime, r.DecidedAt, err)
+		}
+	}
+}
+
 func TestParseProposal(t *testing.T) {
 	edit := func(old, new string) string {
 		data, err := encodeProposal(testProposal())
@@ -208,6 +227,9 @@ func TestParseProposal(t *testing.T) {
 		{"another file", edit("example.com", "example.org"), "current_file_hash is not the SHA-256 of proposed_file"},
 		{"no time", edit(`"arrived_at"`, `"arrived"`), "arrived_at is missing"},
 		{"a time of its own", edit("2026-03-01T12:30:00.000005Z", "yesterday"), "a field does not parse"},
+		{"before the year 1", edit("2026-03-01T12:30:00.000005Z", "0000-01-01T00:00:00+14:00"), "arrived_at is outside the years 1 to 9999"},
+		{"in the year 0", edit("2026-03-01T12:30:00.000005Z", "0000-12-31T23:59:59Z"), "arrived_at is outside the years 1 to 9999"},
+		{"after the year 9999", edit("2026-03-01T12:30:00.000005Z", "9999-12-31T23:59:59-14:00"), "arrived_at is outside the years 1 to 9999"},
 		{"cut", edit("\n}\n", ""), "not valid JSON at byte 334"},
 		{"not UTF-8", edit("refused", "\xff"), "not valid UTF-8"},
 	} {
@@ -290,7 +312,7 @@ func FuzzParseProposal(f *testing.F) {
 		}
 		again, err := encodeProposal(p)
 		if err != nil {
-			return // grew past the limit, or a year that JSON cannot hold
+			return // grew past the limit
 		}
 		if q, err := parseProposal(again, "web", testID); err != nil || q != p {
 			t.Errorf("written and read again: %+v, %v; want %+v", q, err, p)

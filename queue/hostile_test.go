@@ -147,6 +147,36 @@ func TestHostileBottle(t *testing.T) {
 	}
 }
 
+// TestSparse: a file that is too big to be read costs nothing, and is no flood.
+func TestSparse(t *testing.T) {
+	root := t.TempDir()
+	dir := filepath.Join(root, "web")
+	d := openDir(t, dir, Options{})
+	r := openRoot(t, root, RootOptions{})
+	sparse := filepath.Join(dir, proposalName(NewID()))
+	writeFile(t, sparse, "")
+	if err := os.Truncate(sparse, 4<<40); err != nil {
+		t.Skipf("this file system holds no file of 4 TiB: %v", err)
+	}
+	good := putNew(t, d)
+	foreign(t, dir, good.ID, "")
+	if err := os.Truncate(filepath.Join(dir, responseName(good.ID)), 4<<40); err != nil {
+		t.Fatal(err)
+	}
+	later := good
+	later.ID = NewID()
+	if err := d.Put(t.Context(), later); err != nil {
+		t.Fatal(err)
+	}
+	entries, errs := listRoot(t, r, "web")
+	if len(entries) != 2 || entries[0].Proposal.ID != good.ID || entries[1].Proposal.ID != later.ID {
+		t.Errorf("Entries = %+v, want the two good ones", entries)
+	}
+	if len(errs) != 1 || !errors.Is(errs[0], ErrBad) {
+		t.Errorf("Entries has errors %v, want the bad file alone", errs)
+	}
+}
+
 // TestProcessedIsALink: nothing is moved, read or written through it.
 func TestProcessedIsALink(t *testing.T) {
 	root, outside := t.TempDir(), t.TempDir()

@@ -72,10 +72,11 @@ type Response struct {
 
 // Entry is a proposal and, once there is one, its response.
 type Entry struct {
-	Proposal  Proposal
-	Response  *Response     // nil: open
-	Age       time.Duration // since first seen here, on the monotonic clock; after a restart since the file's mtime
-	Delivered time.Time     // when the answer went out; zero while it has not (that is: while outside processed/)
+	Proposal    Proposal
+	Response    *Response     // nil: open
+	Age         time.Duration // since first seen here, on the monotonic clock; after a restart since the file's mtime
+	BadResponse *BadError     // a file with the response's name that is not valid: it may be in writing, and nobody else can answer
+	Delivered   time.Time     // when the answer went out; zero while it has not (that is: while outside processed/)
 }
 
 var (

@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 )
 
@@ -83,6 +84,10 @@ func OpenRoot(root string, opts RootOptions) (*Root, error) {
 	dir, err := r.dir()
 	if err != nil {
 		return nil, err
+	}
+	if st, ok := r.info.Sys().(*syscall.Stat_t); ok && os.Geteuid() == 0 && st.Uid != 0 {
+		return nil, errors.Join(fmt.Errorf("the mailboxes under %s belong to uid %d: run this as that user (sudo -u '#%d' …); what root writes there the others cannot read",
+			path, st.Uid, st.Uid), r.Close())
 	}
 	r.removeForgotten(dir)
 	return r, nil
@@ -254,9 +259,7 @@ func (l *listing) each(ctx context.Context, yield func(Entry, error) bool) bool 
 
 func (l *listing) entry(id ID) (Entry, bool, error) {
 	p, info, err := l.box.proposal(id, false)
-	if info != nil && info.Mode().IsRegular() {
-		l.bytes += info.Size()
-	}
+	l.count(info)
 	if bad, ok := errors.AsType[*BadError](err); ok {
 		l.skip(bad)
 		return Entry{}, false, nil
@@ -272,12 +275,11 @@ func (l *listing) entry(id ID) (Entry, bool, error) {
 		return e, true, nil
 	}
 	resp, info, err := l.box.response(id, false)
-	if info != nil && info.Mode().IsRegular() {
-		l.bytes += info.Size()
-	}
+	l.count(info)
 	bad, isBad := errors.AsType[*BadError](err)
 	switch {
 	case isBad:
+		e.BadResponse = bad
 		if info == nil || settled(info.ModTime()) {
 			l.skip(bad)
 		}
@@ -291,6 +293,13 @@ func (l *listing) entry(id ID) (Entry, bool, error) {
 		e.Response = &resp
 	}
 	return e, true, nil
+}
+
+// count adds up what was read: nothing of a file that is not regular, or too big.
+func (l *listing) count(info fs.FileInfo) {
+	if info != nil && info.Mode().IsRegular() && info.Size() <= MaxFile {
+		l.bytes += info.Size()
+	}
 }
 
 // settled tells whether a file was last written long enough ago that it is not in writing any more. Nor is one from the future.
@@ -464,8 +473,8 @@ func (r *Root) lost(b *box, id ID) error {
 		return err
 	case f.Response != nil:
 		return &ConflictError{ID: id, Response: *f.Response}
-	case f.badResp != nil:
-		return fmt.Errorf("another program's response stands in the way; if it is not being written, remove it: %w", f.badResp)
+	case f.BadResponse != nil:
+		return fmt.Errorf("another program's response stands in the way; if it is not being written, remove it: %w", f.BadResponse)
 	}
 	return errors.New("another program's response was there and is gone: look again")
 }

@@ -110,6 +110,9 @@ func TestRespondToBad(t *testing.T) {
 	if err := r.Respond(t.Context(), "web", answer(p.ID)); !errors.Is(err, ErrBad) || errors.Is(err, ErrDecided) {
 		t.Errorf("Respond = %v, want ErrBad", err)
 	}
+	if e, err := r.Get(t.Context(), "web", p.ID); err != nil || e.Response != nil || e.BadResponse == nil || e.BadResponse.Name != responseName(p.ID) {
+		t.Errorf("Get = %+v, %v; want no response, and what is in its place", e, err)
+	}
 	// While it may be in writing it is no news; then it is.
 	if entries, errs := listRoot(t, r, "web"); len(entries) != 1 || entries[0].Response != nil || len(errs) != 0 {
 		t.Errorf("Entries at once = %+v, %v; want the open one and no error", entries, errs)
@@ -435,5 +438,41 @@ func twoUsersRole(t *testing.T) {
 		}
 	default:
 		t.Fatalf("no role %q", role)
+	}
+}
+
+// TestRootIsNotRoots: what root writes among another user's files that user could not read.
+func TestRootIsNotRoots(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("needs root, to give files away")
+	}
+	root := t.TempDir()
+	box := filepath.Join(root, "web")
+	d := openDir(t, box, Options{Slug: "web"})
+	p := putNew(t, d)
+	if err := os.Chown(box, 12345, 12346); err != nil {
+		t.Fatal(err)
+	}
+	r, err := OpenRoot(root, RootOptions{})
+	if err != nil {
+		t.Fatalf("a root of root's with a mailbox of another's: %v", err)
+	}
+	defer r.Close()
+	if err := r.Respond(t.Context(), "web", Response{ProposalID: p.ID, Status: Rejected}); err != nil {
+		t.Fatal(err)
+	}
+	info, err := os.Stat(filepath.Join(box, responseName(p.ID)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if st := info.Sys().(*syscall.Stat_t); st.Uid != 12345 || st.Gid != 12346 || info.Mode() != 0o600 {
+		t.Errorf("the response is uid %d gid %d mode %v, want the mailbox's owner", st.Uid, st.Gid, info.Mode())
+	}
+	if err := os.Chown(root, 12345, 12346); err != nil {
+		t.Fatal(err)
+	}
+	if other, err := OpenRoot(root, RootOptions{}); err == nil || !strings.Contains(err.Error(), "belong to uid 12345: run this as that user") {
+		t.Errorf("a root of another's: %v", err)
+		other.Close()
 	}
 }

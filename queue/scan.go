@@ -1,9 +1,12 @@
 package queue
 
 import (
+	"bytes"
 	"errors"
 	"io/fs"
 	"os"
+	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/fsnotify/fsnotify"
@@ -14,6 +17,8 @@ const (
 	presenceAlive = 30 * time.Second // at least this often
 	pruneEvery    = time.Hour
 	rewatchEvery  = time.Second
+	fullEvery     = 30 * time.Second // a poll lists the directory at least this often, whatever its times say, where events arrive
+	coarse        = 2 * time.Second  // how coarse a file system's times may be
 )
 
 // cause is why the loop looks at the directory.
@@ -48,9 +53,13 @@ type dirLoop struct {
 	watchedAt time.Time // when watching was last tried
 	lookedAt  time.Time
 	cost      time.Duration // of the last look
-	toldAt    time.Time     // presence.json
+	told      []byte        // presence.json
+	toldAt    time.Time
 	prunedAt  time.Time
 	moreOld   bool
+
+	modTime time.Time // of the directory, before it was last listed
+	fullAt  time.Time // when that was
 
 	names   int
 	lost    map[ID]time.Time // waited for and not there, since
@@ -73,12 +82,7 @@ func (l *dirLoop) run() {
 			l.release()
 			return
 		case ev, ok := <-l.w.events:
-			if !ok {
-				l.w.events = nil
-			} else if ev.Name == l.path && ev.Op&(fsnotify.Remove|fsnotify.Rename) != 0 {
-				l.unwatched() // the watch went with it
-			}
-			l.rung = true
+			l.event(ev, ok)
 		case _, ok := <-l.w.errors:
 			if !ok {
 				l.w.errors = nil
@@ -89,9 +93,7 @@ func (l *dirLoop) run() {
 		case <-timer.C:
 			poll = l.due()
 		}
-		if l.w.drain() > 0 {
-			l.rung = true
-		}
+		l.drain()
 		why := byCaller
 		switch {
 		case l.rung && (poll || !time.Now().Before(l.lookedAt.Add(l.rest()))):
@@ -111,6 +113,77 @@ func (l *dirLoop) run() {
 	}
 }
 
+// drain takes what is pending, so that one look serves for all of it.
+func (l *dirLoop) drain() {
+	for {
+		select {
+		case ev, ok := <-l.w.events:
+			l.event(ev, ok)
+		default:
+			return
+		}
+	}
+}
+
+// event asks for a look, unless what the event names is no news, or a glance at one file tells it all. A wrong guess costs
+// the time until the next poll.
+func (l *dirLoop) event(ev fsnotify.Event, ok bool) {
+	if !ok {
+		l.w.events = nil
+		l.rung = true
+		return
+	}
+	if ev.Name == l.path && ev.Op&(fsnotify.Remove|fsnotify.Rename) != 0 {
+		l.unwatched() // the watch went with it
+		l.rung = true
+		return
+	}
+	name := filepath.Base(ev.Name)
+	switch id, role := splitName(name); {
+	case id != "" && role == proposalSuffix: // only this sidecar makes them, and archives them
+	case id != "" && role == responseSuffix:
+		if ev.Op&^(fsnotify.Remove|fsnotify.Rename) != 0 && !l.glance(id) {
+			l.rung = true
+		}
+	case name == presenceFile, isTemp(name) && !strings.HasPrefix(name, ".operator-"): // this sidecar's own
+	case isTemp(name) && l.proven: // a name that counts follows
+	default:
+		l.rung = true
+	}
+}
+
+// glance looks at one response, and tells whether that was enough.
+func (l *dirLoop) glance(id ID) bool {
+	l.boxMu.RLock()
+	defer l.boxMu.RUnlock()
+	if l.box == nil || !l.box.current(l.path) {
+		return false
+	}
+	l.mu.Lock()
+	s := l.open[id]
+	odd := l.bad[responseName(id)] != nil
+	l.mu.Unlock()
+	if s == nil || odd {
+		return false
+	}
+	if s.resp != nil {
+		return true // seen before
+	}
+	r, info, err := l.box.response(id, false)
+	if err != nil {
+		return false
+	}
+	l.proven = true
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.health.Proven = true
+	if _, ok := l.delivers.at[id]; !ok {
+		l.open[id] = &standing{p: s.p, seen: s.seen, resp: &r, respSeen: newSeen(info.ModTime())}
+	}
+	l.give(id, result{r: r})
+	return true
+}
+
 func (l *dirLoop) unwatched() { l.watching, l.watchedAt = false, time.Time{} }
 
 // rest is how long an event waits after a look, so that a storm of events on a full mailbox costs a quarter of one CPU at
@@ -122,8 +195,7 @@ func (l *dirLoop) due() bool {
 	now := time.Now()
 	look := false
 	if !now.Before(l.tellAt()) {
-		l.tell()
-		look = true // sees a directory that came back while nobody asks
+		look = l.tell() // sees a directory that came back while nobody asks
 	}
 	if l.moreOld {
 		l.moreOld = l.prune()
@@ -181,11 +253,17 @@ func (l *dirLoop) pollAt() (time.Time, bool) {
 	return at, !at.IsZero()
 }
 
-func (l *dirLoop) tell() {
-	l.toldAt = time.Now()
-	if err := l.writePresence(); err != nil {
+// tell says who waits, unless that was said a short while ago: waiting calls come and go in steps.
+func (l *dirLoop) tell() bool {
+	data := l.presence()
+	if bytes.Equal(data, l.told) && time.Since(l.toldAt) < presenceAlive {
+		return false
+	}
+	l.told, l.toldAt = data, time.Now()
+	if err := l.writePresence(data); err != nil {
 		l.log.Debug("writing presence failed", "err", err)
 	}
+	return true
 }
 
 func (l *dirLoop) hasAsked() bool {
@@ -199,7 +277,7 @@ func (l *dirLoop) release() {
 	l.mu.Lock()
 	clear(l.waiters)
 	l.mu.Unlock()
-	_ = l.writePresence() // nobody waits any more
+	_ = l.writePresence(l.presence()) // nobody waits any more
 }
 
 // watch keeps the watch on the directory alive. Without one polling goes on.
@@ -232,6 +310,10 @@ func (l *dirLoop) sweep() {
 
 // look compares the directory with what is known, and gives valid responses to whoever waits for them.
 func (l *dirLoop) look(why cause) {
+	if why == byPoll && l.unchanged() {
+		l.lookedAt = time.Now() // and cost is still that of a look that lists
+		return
+	}
 	l.mu.Lock()
 	asked := l.asked
 	l.asked = nil
@@ -263,6 +345,32 @@ func (l *dirLoop) look(why cause) {
 	}
 }
 
+// unchanged tells whether listing the directory would show what it showed last. Its times are believed only when no change
+// can hide within their granularity, and where no events arrive, as on some mounts that are slow to tell times too, not for
+// long.
+func (l *dirLoop) unchanged() bool {
+	l.mu.Lock()
+	calm := l.scanErr == nil && len(l.asked) == 0 && len(l.lost) == 0
+	every := fullEvery
+	if !l.proven || !l.watching {
+		every = max(l.opts.PollSlow, 1000*l.cost)
+	}
+	for _, b := range l.bad {
+		calm = calm && !b.wait // it may be written again in place
+	}
+	l.mu.Unlock()
+	if !calm || time.Since(l.fullAt) >= every {
+		return false
+	}
+	l.boxMu.RLock()
+	defer l.boxMu.RUnlock()
+	if l.box == nil || !l.box.current(l.path) {
+		return false
+	}
+	info, err := l.box.dir.Stat()
+	return err == nil && info.ModTime().Equal(l.modTime) && l.fullAt.Round(0).Sub(l.modTime) >= coarse
+}
+
 // lookOnce returns whether there was something that another program had done.
 func (l *dirLoop) lookOnce() (news bool, err error) {
 	if err := l.reattach(); err != nil {
@@ -270,6 +378,10 @@ func (l *dirLoop) lookOnce() (news bool, err error) {
 	}
 	l.boxMu.RLock()
 	defer l.boxMu.RUnlock()
+	l.fullAt, l.modTime = time.Now(), time.Time{}
+	if info, err := l.box.dir.Stat(); err == nil {
+		l.modTime = info.ModTime()
+	}
 	names, flooded, err := l.box.list()
 	if err != nil {
 		return false, err

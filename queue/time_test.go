@@ -404,3 +404,62 @@ func TestAges(t *testing.T) {
 		}
 	}
 }
+
+// A poll of a directory in which nothing was made or moved costs two calls, however full it is.
+func TestUnchanged(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "web")
+	d := openDir(t, dir, Options{NoWatch: true})
+	p := putNew(t, d)
+	l := &dirLoop{Dir: d, w: noWatcher(), proven: true, watching: true} // never run; its clock is this test
+	look := func() {
+		t.Helper()
+		if _, err := l.lookOnce(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want := func(want bool, why string) {
+		t.Helper()
+		if got := l.unchanged(); got != want {
+			t.Errorf("%s: unchanged is %v, want %v", why, got, want)
+		}
+	}
+	age := func(d time.Duration) {
+		t.Helper()
+		when := time.Now().Add(-d)
+		if err := os.Chtimes(dir, when, when); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want(false, "never listed")
+	look()
+	want(false, "listed within the granularity of a change")
+	age(time.Hour)
+	want(false, "another time than when it was listed")
+	look()
+	want(true, "listed long after the last change")
+	l.proven = false
+	want(true, "events do not arrive here, and it was listed a moment ago")
+	l.fullAt = l.fullAt.Add(-l.opts.PollSlow)
+	want(false, "events do not arrive here, and it was listed a second ago")
+	l.proven = true
+	foreign(t, dir, p.ID, approval(otherID))
+	want(false, "a file came")
+	look()
+	age(time.Hour)
+	look()
+	want(false, "a bad response may be written again in place")
+	if err := os.Remove(filepath.Join(dir, responseName(p.ID))); err != nil {
+		t.Fatal(err)
+	}
+	look()
+	age(time.Hour)
+	look()
+	want(true, "it was removed")
+	l.fullAt = l.fullAt.Add(-fullEvery)
+	want(false, "not listed for long")
+	look()
+	if err := os.Rename(dir, dir+"-away"); err != nil {
+		t.Fatal(err)
+	}
+	want(false, "the directory is another one")
+}

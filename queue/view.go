@@ -107,9 +107,15 @@ func (v *view) response(id ID) {
 // stray deals with a response whose proposal is not outside: the second half of an Archive that a crash cut
 // short, or one for an id that was archived before it came, or one that answers nothing.
 func (v *view) stray(id ID) {
+	v.mu.Lock()
+	moving := v.moving[id] > 0
+	v.mu.Unlock()
+	name := responseName(id)
+	if _, err := v.box.lstat(name); moving || err != nil {
+		return // about to be gone, or gone
+	}
 	v.moves.Lock()
 	defer v.moves.Unlock()
-	name := responseName(id)
 	info, err := v.box.lstat(name)
 	if err != nil {
 		return
@@ -136,7 +142,7 @@ func (v *view) stray(id ID) {
 		return
 	case !done:
 		if _, _, err := v.box.response(id, false); err == nil {
-			if err := v.archive(v.box, id); err != nil {
+			if err := v.archive(v.box, id, false); err != nil {
 				v.log.Warn("completing an interrupted archive failed", "id", id, "err", err)
 			}
 			return
@@ -179,6 +185,11 @@ func (v *view) missing() {
 func (v *view) commit() {
 	v.mu.Lock()
 	defer v.mu.Unlock()
+	for id, s := range v.Dir.open {
+		if v.known[id] == nil && v.open[id] == nil {
+			v.open[id] = s // stored since
+		}
+	}
 	for id := range v.open {
 		if _, ok := v.delivers.at[id]; ok {
 			delete(v.open, id) // archived since the names were read

@@ -7,7 +7,7 @@ import (
 	"github.com/fsnotify/fsnotify"
 )
 
-// watcher is the source of "look now". What an event says is not relied on: some mounts deliver a rename as another
+// watcher is the source of "look now". What an event says is a hint and not relied on: some mounts deliver a rename as another
 // event, some none. Its channels are nil when there is none to be had, and then polling is all there is.
 type watcher struct {
 	events <-chan fsnotify.Event
@@ -38,19 +38,4 @@ func limitHint(err error) error {
 		return errors.Join(err, errors.New("raise fs.inotify.max_user_watches"))
 	}
 	return err
-}
-
-// drain takes what is pending, so that one look serves for all of it.
-func (w *watcher) drain() (n int) {
-	for {
-		select {
-		case _, ok := <-w.events:
-			if !ok {
-				w.events = nil
-			}
-			n++
-		default:
-			return n
-		}
-	}
 }

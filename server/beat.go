@@ -65,7 +65,7 @@ func (h *wheel) run(ctx context.Context) {
 	for ctx.Err() == nil {
 		w, wait := h.next()
 		if w != nil {
-			w.beat(h.within)
+			w.beat(h.every, h.within)
 			continue
 		}
 		var due <-chan time.Time

@@ -25,6 +25,8 @@ func (s *Server) receive(next mcp.MethodHandler) mcp.MethodHandler {
 		switch method {
 		case "tools/call":
 			return s.call(ctx, method, req, next)
+		case "tools/list":
+			return s.listings.list(ctx, method, req, next)
 		case "initialize":
 			return s.initialize(ctx, method, req, next)
 		}
@@ -54,8 +56,8 @@ func (s *Server) call(ctx context.Context, method string, req mcp.Request, next 
 	return next(tools.WithCall(ctx, &tools.Call{
 		Client:      client(ss, req),
 		Session:     ss.ID(),
-		OnDelivered: func(f func()) { s.calls.onDelivered(e, f) },
-		Holding:     e.post.hold,
+		OnDelivered: func(f func() (then func())) { s.calls.onDelivered(e, f) },
+		Holding:     func() { keep(e.post.ctx); e.post.hold() },
 	}), method, req)
 }
 

@@ -45,7 +45,7 @@ type exchange struct {
 	linger    *time.Timer
 	running   map[*call]bool
 	answered  map[string]bool // ids of the requests whose answers went out
-	delivered []func()
+	delivered []func() (then func())
 }
 
 type call struct {
@@ -113,7 +113,7 @@ func (r *registry) leave(s *session, e *exchange, final bool) {
 		s.open--
 		r.touchLocked(s)
 	}
-	var delivered []func()
+	var delivered []func() (then func())
 	if e != nil && r.exchanges[e.key] == e {
 		e.conns--
 		switch {
@@ -138,8 +138,16 @@ func (r *registry) leave(s *session, e *exchange, final bool) {
 	}
 	r.checkDrainedLocked()
 	r.mu.Unlock()
+	var rest []func()
 	for _, f := range delivered {
-		f()
+		rest = append(rest, f())
+	}
+	if rest != nil {
+		r.closing.Go(func() {
+			for _, f := range rest {
+				f()
+			}
+		})
 	}
 }
 
@@ -224,7 +232,7 @@ func (r *registry) finish(e *exchange, c *call) {
 }
 
 // onDelivered keeps f until e's answers have gone out.
-func (r *registry) onDelivered(e *exchange, f func()) {
+func (r *registry) onDelivered(e *exchange, f func() (then func())) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.exchanges[e.key] == e {
@@ -390,5 +398,5 @@ func (r *registry) end() {
 	}
 }
 
-// wait returns when the sessions that were expired are closed.
+// wait returns when the sessions that were expired are closed, and what the answers set off is done.
 func (r *registry) wait() { r.closing.Wait() }

@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -126,6 +127,22 @@ func peek(body []byte) []message {
 	return []message{msg}
 }
 
+// maxID is the largest integer that the SDK, which reads numbers as float64, hands back as it came, as every smaller one.
+const maxID = 1<<53 - 1
+
+// badID returns the first id that the SDK would alter, so that its client would never see an answer to it, or nil.
+func badID(msgs []message) json.RawMessage {
+	for _, m := range msgs {
+		if len(m.ID) == 0 || m.ID[0] == '"' || string(m.ID) == "null" {
+			continue
+		}
+		if n, err := strconv.ParseInt(string(m.ID), 10, 64); err != nil || n < -maxID || n > maxID {
+			return m.ID
+		}
+	}
+	return nil
+}
+
 // serveMCP hands a request to the right one of the SDK's handlers and looks after what the SDK does not.
 func (s *Server) serveMCP(w http.ResponseWriter, r *http.Request, rc *http.ResponseController) {
 	if s.draining.Load() {
@@ -160,6 +177,24 @@ func (s *Server) serveMCP(w http.ResponseWriter, r *http.Request, rc *http.Respo
 	if len(msgs) > maxBatch {
 		http.Error(w, fmt.Sprintf("a body may hold %d messages, and this one holds %d: send fewer at once", maxBatch, len(msgs)), http.StatusBadRequest)
 		return
+	}
+
+	if id := badID(msgs); id != nil {
+		refuse(w, nil, &jsonrpc.Error{
+			Code:    jsonrpc.CodeInvalidRequest,
+			Message: fmt.Sprintf("id %s must be a string, or an integer from %d to %d", safetext.Line(string(id), 60), -maxID, maxID),
+		})
+		return
+	}
+
+	if r.Method == http.MethodGet || slices.ContainsFunc(msgs, func(m message) bool { return m.Method == "subscriptions/listen" }) {
+		defer s.streams.Add(-1)
+		if s.streams.Add(1) > maxStreams {
+			w.Header().Set("Retry-After", "5")
+			http.Error(w, fmt.Sprintf("%d event streams are open, which is the limit: end one; calls need none", maxStreams), http.StatusServiceUnavailable)
+			return
+		}
+		keep(r.Context())
 	}
 
 	version := r.Header.Get(versionHeader)
@@ -267,9 +302,22 @@ func refuseVersion(w http.ResponseWriter, version string, msgs []message) {
 	if err != nil {
 		panic(err) // plain strings
 	}
-	id := json.RawMessage("null")
-	if len(msgs) == 1 && len(msgs[0].ID) > 0 {
+	var id json.RawMessage
+	if len(msgs) == 1 {
 		id = msgs[0].ID
+	}
+	refuse(w, id, &jsonrpc.Error{
+		Code: mcp.CodeUnsupportedProtocolVersion,
+		Message: fmt.Sprintf("%s %q is not supported; use one of %s",
+			versionHeader, version, strings.Join(supported, ", ")),
+		Data: data,
+	})
+}
+
+// refuse answers a request that does not reach the SDK; id is nil if there is none to answer to.
+func refuse(w http.ResponseWriter, id json.RawMessage, err *jsonrpc.Error) {
+	if len(id) == 0 {
+		id = json.RawMessage("null")
 	}
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(http.StatusBadRequest)
@@ -277,10 +325,5 @@ func refuseVersion(w http.ResponseWriter, version string, msgs []message) {
 		Version string          `json:"jsonrpc"`
 		ID      json.RawMessage `json:"id"`
 		Error   *jsonrpc.Error  `json:"error"`
-	}{"2.0", id, &jsonrpc.Error{
-		Code: mcp.CodeUnsupportedProtocolVersion,
-		Message: fmt.Sprintf("%s %q is not supported; use one of %s",
-			versionHeader, version, strings.Join(supported, ", ")),
-		Data: data,
-	}})
+	}{"2.0", id, err})
 }

@@ -3,6 +3,7 @@ package server
 import (
 	"bufio"
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 	"net"
@@ -118,6 +119,54 @@ func TestSurface(t *testing.T) {
 				t.Errorf("body %.300q, want %q in it", body, tt.want)
 			}
 		})
+	}
+	f.wantIdle(t)
+}
+
+// TestIDs: an id comes back as it was sent, or is refused.
+func TestIDs(t *testing.T) {
+	f := serve(t, Options{}, false)
+	for _, tt := range []struct {
+		id string
+		ok bool
+	}{
+		{"1", true}, {"0", true}, {"-7", true}, {`"1.5"`, true}, {`""`, true},
+		{"9007199254740991", true}, {"-9007199254740991", true},
+		{"9007199254740993", false}, {"-9007199254740993", false}, {"9223372036854775807", false}, // more than a float64 holds
+		{"1.5", false}, {"1.0", false}, {"1e3", false}, {"1" + strings.Repeat("0", 30), false},
+		{"true", false}, {"{}", false}, {"[1]", false},
+	} {
+		for name, body := range map[string]string{
+			"alone":    `{"jsonrpc":"2.0","id":` + tt.id + `,"method":"ping"}`,
+			"in batch": `[{"jsonrpc":"2.0","id":"a","method":"ping"},{"jsonrpc":"2.0","id":` + tt.id + `,"method":"ping"}]`,
+		} {
+			res, err := f.send(t.Context(), raw{body: body})
+			if err != nil {
+				t.Fatal(err)
+			}
+			b, err := io.ReadAll(res.Body)
+			res.Body.Close()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if tt.ok {
+				if !strings.Contains(string(b), `"id":`+tt.id+`,`) || res.StatusCode != 200 {
+					t.Errorf("id %s %s: %s %.300s, want it back", tt.id, name, res.Status, b)
+				}
+				continue
+			}
+			var got struct {
+				ID    json.RawMessage
+				Error struct {
+					Code    int
+					Message string
+				}
+			}
+			if err := json.Unmarshal(b, &got); err != nil || res.StatusCode != 400 || string(got.ID) != "null" || got.Error.Code != -32600 ||
+				!strings.Contains(got.Error.Message, "id "+tt.id+" must be a string, or an integer from -9007199254740991 to 9007199254740991") {
+				t.Errorf("id %s %s: %s %.300s, want it refused with its name", tt.id, name, res.Status, b)
+			}
+		}
 	}
 	f.wantIdle(t)
 }
@@ -390,7 +439,7 @@ func TestEventStore(t *testing.T) {
 
 // Whatever comes is answered, without a panic and without anything left behind.
 func FuzzHTTP(f *testing.F) {
-	for _, body := range []string{listBody, askBody, askBodyNew, "", "[]", "[" + listBody + "," + listBody + "]", `{"id":{}}`, `null`,
+	for _, body := range []string{listBody, askBody, askBodyNew, "", "[]", "[" + listBody + "," + listBody + "]", `{"id":{}}`, `{"jsonrpc":"2.0","id":1.5,"method":"ping"}`, `null`,
 		initBody,
 		`{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":7}}`,
 		`{"jsonrpc":"2.0","id":1,"method":"subscriptions/listen","params":{"notifications":{"toolsListChanged":true}}}`} {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"strings"
 	"testing"
@@ -70,4 +71,53 @@ func TestBatch(t *testing.T) {
 			}
 		}
 	})
+}
+
+// Connections past the limit make the idle ones go, and never one with a held call or an event stream.
+func TestConnections(t *testing.T) {
+	const most = 24
+	f := serve(t, Options{MaxConns: most}, false)
+	held := f.hold(t, t.Context(), raw{body: askBody})
+	defer held.Body.Close()
+	get, err := f.send(t.Context(), raw{method: "GET", session: f.initialize(t)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer get.Body.Close()
+	for i := range 10 * most {
+		c, err := net.Dial("tcp", f.srv.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		io.WriteString(c, []string{"", "GET", "POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99\r\n\r\n{", "GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"}[i%4])
+	}
+	res, err := http.Get(f.url + "health") // in a connection of its own, behind all of them
+	if err != nil {
+		t.Fatal(err)
+	}
+	res.Body.Close()
+	f.srv.conns.mu.Lock()
+	if n := len(f.srv.conns.all); n > most {
+		t.Errorf("%d connections are open, want at most %d", n, most)
+	}
+	f.srv.conns.mu.Unlock()
+	f.answer <- "yes"
+	if got := readEvents(held.Body).result(t); got != "yes" {
+		t.Errorf("the held call is answered %q", got)
+	}
+	if n := f.srv.streams.Load(); n != 1 {
+		t.Errorf("%d streams are open, want the one", n)
+	}
+	f.srv.streams.Add(maxStreams)
+	defer f.srv.streams.Add(-maxStreams)
+	res, err = f.send(t.Context(), raw{method: "GET", session: f.initialize(t)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, _ := io.ReadAll(res.Body)
+	res.Body.Close()
+	if res.StatusCode != http.StatusServiceUnavailable || !strings.Contains(string(b), "1024 event streams are open, which is the limit: end one") {
+		t.Errorf("one stream more: %s %s", res.Status, b)
+	}
 }

@@ -8,7 +8,7 @@
 //   - A call's context ends with [tools.ErrShutdown] when the server does, and with another cause when nobody is
 //     listening any more: at once on a connection without a session, after 60 s in which the stream may be
 //     resumed (GET with Last-Event-ID) on one with, and when the session is deleted.
-//   - What a tool registers with [tools.Call].OnDelivered runs when the answer was written and flushed on a live
+//   - What a tool registers with [tools.Call].OnDelivered runs once the answer was written and flushed on a live
 //     connection, and otherwise never.
 //
 // Two handlers of the SDK share one MCP server. A request of protocol 2026-07-28 or later, and one that comes
@@ -35,9 +35,10 @@ import (
 const (
 	maxBody         = 1 << 20
 	maxBatch        = 16       // messages in one body: the answer to a few bytes can be long
-	maxBodies       = 64 << 20 // of all requests in progress, held calls too, that are not light
+	maxBodies       = 32 << 20 // of all requests in progress, held calls too, that are not light
 	lightBody       = 16 << 10 // a body that is always taken
 	maxHeader       = 64 << 10
+	maxStreams      = 1024 // GETs and subscriptions/listen, which end when the client likes
 	maxLingering    = 4096 // hung-up calls that may be resumed; past it they end at once
 	maxEventBytes   = 8 << 20
 	maxEventStreams = 8192
@@ -53,6 +54,7 @@ type Options struct {
 	Token        string   // bearer token that every request but GET /health and GET /ready must carry; empty: none is asked for
 	AllowedHosts []string // names that Host and Origin may carry besides loopback names, Addr's host, "supervise" and the machine's own
 
+	MaxConns       int           // connections; fewer when the process may not open so many files. If zero, 4096
 	MaxSessions    int           // if zero, 256
 	SessionTimeout time.Duration // how long a session without any request is kept; if zero, 30 min
 
@@ -100,6 +102,7 @@ type Server struct {
 	mcp                 *mcp.Server
 	stateful, stateless *mcp.StreamableHTTPHandler
 	calls               *registry
+	listings            listings
 	beats               *wheel
 	http                *http.Server
 
@@ -113,8 +116,8 @@ type Server struct {
 	requests sync.WaitGroup // HTTP requests being served
 	unready  atomic.Bool    // Ready failed when last asked; so that a change is logged once
 
-	freshMu sync.Mutex        // guards fresh
-	fresh   map[net.Conn]bool // connections without a request yet; nil: they are closed at once
+	conns   *conns
+	streams atomic.Int64 // GETs and subscriptions/listen in progress
 }
 
 // New checks opts and starts to listen, so that a taken port is known at once. Run or Close must follow.
@@ -122,6 +125,7 @@ func New(opts Options) (*Server, error) {
 	if opts.Register == nil {
 		panic("server: Options.Register is nil")
 	}
+	opts.MaxConns = cmp.Or(opts.MaxConns, 4096)
 	opts.MaxSessions = cmp.Or(opts.MaxSessions, 256)
 	opts.SessionTimeout = cmp.Or(opts.SessionTimeout, 30*time.Minute)
 	opts.Addr = cmp.Or(opts.Addr, "127.0.0.1:0")
@@ -136,7 +140,7 @@ func New(opts Options) (*Server, error) {
 		ln:    opts.Listener,
 		hosts: hosts,
 		beats: newWheel(opts.Timings.Heartbeat, opts.Timings.Beat),
-		fresh: map[net.Conn]bool{},
+		conns: newConns(opts.MaxConns),
 	}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
@@ -172,7 +176,8 @@ func New(opts Options) (*Server, error) {
 		IdleTimeout:       opts.Timings.Idle,
 		MaxHeaderBytes:    maxHeader,
 		BaseContext:       func(net.Listener) context.Context { return s.base },
-		ConnState:         s.connState,
+		ConnState:         s.conns.state,
+		ConnContext:       s.conns.context,
 		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
 		// No WriteTimeout: it would end held calls. Each write has its own deadline.
 	}
@@ -230,7 +235,7 @@ func (s *Server) stop() error {
 
 	endCtx, cancel := context.WithTimeout(context.Background(), s.opts.Timings.Drain)
 	defer cancel()
-	s.closeFresh()
+	s.conns.end()
 	if err := s.http.Shutdown(endCtx); err != nil {
 		errs = append(errs, fmt.Errorf("shutting down: closing connections: %w", errors.Join(err, s.http.Close())))
 	}
@@ -249,29 +254,6 @@ func (s *Server) stop() error {
 		errs = append(errs, fmt.Errorf("shutting down: requests still run after %s", s.opts.Timings.Drain))
 	}
 	return errors.Join(errs...)
-}
-
-// connState knows the connections on which nothing has come: Shutdown would wait 5 s for their first request.
-func (s *Server) connState(c net.Conn, state http.ConnState) {
-	s.freshMu.Lock()
-	defer s.freshMu.Unlock()
-	switch {
-	case state != http.StateNew:
-		delete(s.fresh, c)
-	case s.fresh == nil:
-		c.Close()
-	default:
-		s.fresh[c] = true
-	}
-}
-
-func (s *Server) closeFresh() {
-	s.freshMu.Lock()
-	defer s.freshMu.Unlock()
-	for c := range s.fresh {
-		c.Close()
-	}
-	s.fresh = nil
 }
 
 // closeSession closes one session of the SDK. It returns when its calls have.

@@ -58,12 +58,12 @@ func (a *asker) ask(ctx context.Context, req *mcp.CallToolRequest, in askIn) (*m
 	a.began <- call
 	select {
 	case s := <-a.answer:
-		call.OnDelivered(func() { a.delivered <- s })
+		call.OnDelivered(func() func() { return func() { a.delivered <- s } })
 		return text(s), nil, nil
 	case <-ctx.Done():
 		cause := context.Cause(ctx)
 		if cause == tools.ErrShutdown {
-			call.OnDelivered(func() { a.delivered <- "pending" })
+			call.OnDelivered(func() func() { return func() { a.delivered <- "pending" } })
 			return text("status: pending"), nil, nil
 		}
 		a.ended <- cause

@@ -37,6 +37,7 @@ type stream struct {
 	events    bool       // it is an event stream
 	framed    bool       // the SDK writes bare JSON into an event stream
 	between   bool       // what was written last ended an event
+	wrote     time.Time  // when that was
 	over      bool       // the request has ended, or the connection is broken
 
 	due   time.Time     // guarded by beats.mu
@@ -106,7 +107,7 @@ func (w *stream) writeLocked(p []byte, within time.Duration) error {
 		w.drop(fmt.Errorf("%w: %w", errSlow, err))
 		return err
 	}
-	w.between = bytes.HasSuffix(p, []byte("\n\n"))
+	w.between, w.wrote = bytes.HasSuffix(p, []byte("\n\n")), time.Now()
 	return nil
 }
 
@@ -152,13 +153,14 @@ func (w *stream) resume() {
 	}
 }
 
-// beat writes a comment, unless something else is being written, which is as good.
-func (w *stream) beat(within time.Duration) {
+// beat writes a comment, unless something else is being written, or was a short while ago, which is as good: there is
+// something at least every interval and a half.
+func (w *stream) beat(every, within time.Duration) {
 	if !w.mu.TryLock() {
 		return
 	}
 	defer w.mu.Unlock()
-	if !w.over && w.between {
+	if !w.over && w.between && time.Since(w.wrote) >= every/2 {
 		w.writeLocked([]byte(":\n\n"), within)
 	}
 }
@@ -188,12 +190,31 @@ func parseEvent(p []byte) (event, answers string) {
 			}
 		}
 	}
-	var msg struct {
-		ID     json.RawMessage `json:"id"`
-		Method string          `json:"method"`
+	return event, answered(data)
+}
+
+// answered returns the id of the request that a message of the SDK answers. It reads no further than the result, which can
+// be long.
+func answered(msg []byte) (id string) {
+	dec := json.NewDecoder(bytes.NewReader(msg))
+	if t, err := dec.Token(); err != nil || t != json.Delim('{') {
+		return ""
 	}
-	if json.Unmarshal(data, &msg) == nil && msg.Method == "" && string(msg.ID) != "null" {
-		answers = string(msg.ID)
+	for dec.More() {
+		key, err := dec.Token()
+		if err != nil || key == "method" {
+			return ""
+		}
+		if id != "" && (key == "result" || key == "error") {
+			return id
+		}
+		var v json.RawMessage
+		if dec.Decode(&v) != nil {
+			return ""
+		}
+		if key == "id" && string(v) != "null" {
+			id = string(v)
+		}
 	}
-	return event, answers
+	return id
 }

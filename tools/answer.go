@@ -3,6 +3,7 @@ package tools
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -38,13 +39,52 @@ const maxFinalFile = 8 << 10
 
 // deliver makes the answer and has the pair archived once it went out on a live connection.
 func (t *Tools) deliver(ctx context.Context, f facts, r queue.Response) *mcp.CallToolResult {
-	archive := func() { t.archive(context.WithoutCancel(ctx), f, r) }
+	begin := func() (then func()) {
+		end := t.beginArchiving(f.id)
+		return func() {
+			defer end()
+			t.archive(context.WithoutCancel(ctx), f, r)
+		}
+	}
 	if c := CallFrom(ctx); c != nil && c.OnDelivered != nil {
-		c.OnDelivered(archive)
+		c.OnDelivered(begin)
 	} else if ctx.Err() == nil {
-		archive()
+		begin()()
 	}
 	return answer(f, r, "")
+}
+
+// beginArchiving makes whoever asks about id wait in archived until end is called.
+func (t *Tools) beginArchiving(id queue.ID) (end func()) {
+	done := make(chan struct{})
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.archiving[id] = append(t.archiving[id], done)
+	return func() {
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		close(done)
+		t.archiving[id] = slices.DeleteFunc(t.archiving[id], func(c chan struct{}) bool { return c == done })
+		if len(t.archiving[id]) == 0 {
+			delete(t.archiving, id)
+		}
+	}
+}
+
+// archived returns when no answer of id is being archived. A client has its answer before that is done, and what it asks
+// next must find it done.
+func (t *Tools) archived(ctx context.Context, id queue.ID) error {
+	t.mu.Lock()
+	running := slices.Clone(t.archiving[id])
+	t.mu.Unlock()
+	for _, done := range running {
+		select {
+		case <-done:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+	return nil
 }
 
 // archive records a delivery. If it cannot, the answer counts as undelivered, and the same question gets it again.

@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -42,9 +43,10 @@ type question struct {
 type verdict struct {
 	wait   *facts // join this open proposal; with create: it was put just now
 	answer *mcp.CallToolResult
-	create bool    // put a new proposal
-	resume *record // with create: put this one again, as it is and with its id, since it may be stored already
-	retry  bool    // with create: the same was rejected before
+	saving chan struct{} // the same is being stored: look again when this is closed
+	create bool          // put a new proposal
+	resume *record       // with create: put this one, as it is and with its id, since it may be stored already
+	retry  bool          // with create: the same was rejected before
 }
 
 // ask is the body of every proposing tool. err is what checking the payload said.
@@ -76,19 +78,29 @@ func keyOf(p payload.Payload) string {
 }
 
 // settle finds or makes the proposal that a question is about. Looking needs no lock; making one does, and looks again
-// under it, so that two calls of the same question make one proposal.
+// under it, so that two calls of the same question make one proposal. Storing takes longest, and different questions
+// are stored side by side.
 func (t *Tools) settle(ctx context.Context, q question) (verdict, error) {
-	v, err := t.look(ctx, q)
-	if err != nil || !v.create {
-		return v, err
+	for {
+		v, err := t.look(ctx, q)
+		if err == nil && v.create {
+			v, err = t.claim(ctx, q)
+		}
+		switch {
+		case err != nil:
+			return verdict{}, err
+		case v.saving != nil:
+			select {
+			case <-v.saving:
+			case <-ctx.Done():
+				return verdict{}, context.Cause(ctx)
+			}
+		case v.create:
+			return t.store(ctx, q.payload.Tool, v.resume)
+		default:
+			return v, nil
+		}
 	}
-	t.creating.Lock()
-	defer t.creating.Unlock()
-	v, err = t.look(ctx, q)
-	if err != nil || !v.create {
-		return v, err
-	}
-	return t.create(ctx, q, v)
 }
 
 // look decides by the newest proposal that asked the same.
@@ -97,11 +109,17 @@ func (t *Tools) look(ctx context.Context, q question) (verdict, error) {
 	t.mu.Lock()
 	records := slices.Clone(t.byKey[q.key])
 	if n := len(records); n > 0 && records[n-1].unsaved != nil {
-		t.mu.Unlock()
+		defer t.mu.Unlock()
+		if saving := t.saving[records[n-1].id]; saving != nil {
+			return verdict{saving: saving}, nil
+		}
 		return verdict{create: true, resume: records[n-1]}, nil
 	}
 	t.mu.Unlock()
 	for _, rec := range slices.Backward(records) {
+		if err := t.archived(ctx, rec.id); err != nil {
+			return verdict{}, err
+		}
 		e, err := t.opts.Mailbox.Get(ctx, rec.id)
 		switch {
 		case errors.Is(err, queue.ErrNotFound):
@@ -152,36 +170,53 @@ func sameWords(a, b string) bool {
 	return slices.Equal(strings.Fields(a), strings.Fields(b))
 }
 
-// create stores a proposal. It is called with t.creating held.
-func (t *Tools) create(ctx context.Context, q question, v verdict) (verdict, error) {
-	tool := q.payload.Tool
-	rec := v.resume
-	if rec == nil {
-		if err := t.checkPending(ctx, tool); err != nil {
+// claim makes the record of a new proposal, or takes over one that was not stored; store must follow.
+func (t *Tools) claim(ctx context.Context, q question) (verdict, error) {
+	t.creating.Lock()
+	defer t.creating.Unlock()
+	v, err := t.look(ctx, q)
+	if err != nil || !v.create {
+		return v, err
+	}
+	if v.resume == nil {
+		if err := t.checkPending(ctx, q.payload.Tool); err != nil {
 			return verdict{}, err
 		}
 		file := q.payload.Encode()
 		sum := sha256.Sum256([]byte(file))
-		rec = &record{id: queue.NewID(), created: time.Now(), retry: v.retry}
-		rec.unsaved = &queue.Proposal{
-			ID:              rec.id,
+		v.resume = &record{id: queue.NewID(), created: time.Now(), retry: v.retry}
+		v.resume.unsaved = &queue.Proposal{
+			ID:              v.resume.id,
 			Bottle:          t.opts.Bottle,
-			Tool:            tool,
+			Tool:            q.payload.Tool,
 			ProposedFile:    file,
 			Justification:   q.justification,
 			CurrentFileHash: hex.EncodeToString(sum[:]),
 			ArrivedAt:       time.Now().UTC(),
 		}
-		t.remember(q.key, rec)
-	}
-	p := *rec.unsaved // only written with t.creating held
-	// A commit is finished even when the caller hangs up meanwhile: the same call finds it then.
-	if err := t.opts.Mailbox.Put(context.WithoutCancel(ctx), p); err != nil {
-		return verdict{}, t.failed(tool, "storing the proposal", err)
+		t.remember(q.key, v.resume)
 	}
 	t.mu.Lock()
-	rec.unsaved = nil
+	defer t.mu.Unlock()
+	t.saving[v.resume.id] = make(chan struct{})
+	return v, nil
+}
+
+// store stores what was claimed.
+func (t *Tools) store(ctx context.Context, tool string, rec *record) (verdict, error) {
+	p := *rec.unsaved // nobody else has it claimed
+	// A commit is finished even when the caller hangs up meanwhile: the same call finds it then.
+	err := t.opts.Mailbox.Put(context.WithoutCancel(ctx), p)
+	t.mu.Lock()
+	if err == nil {
+		rec.unsaved = nil
+	}
+	close(t.saving[p.ID])
+	delete(t.saving, p.ID)
 	t.mu.Unlock()
+	if err != nil {
+		return verdict{}, t.failed(tool, "storing the proposal", err)
+	}
 	t.log.Info(fmt.Sprintf("queued proposal %s (%s) for bottle %s; waiting for operator...", p.ID, tool, t.opts.Bottle),
 		"id", p.ID, "tool", tool, "bottle", t.opts.Bottle, "bytes", len(p.ProposedFile))
 	t.observe(Event{Kind: Asked, Tool: tool})
@@ -191,6 +226,9 @@ func (t *Tools) create(ctx context.Context, q question, v verdict) (verdict, err
 // checkPending refuses one more proposal when too many are open.
 func (t *Tools) checkPending(ctx context.Context, tool string) error {
 	var open []string
+	t.mu.Lock()
+	saving := maps.Clone(t.saving)
+	t.mu.Unlock()
 	for e, err := range t.opts.Mailbox.Entries(ctx) {
 		switch {
 		case err != nil && errors.Is(err, queue.ErrBad):
@@ -198,8 +236,12 @@ func (t *Tools) checkPending(ctx context.Context, tool string) error {
 		case err != nil:
 			return t.failed(tool, "counting open proposals", err)
 		case e.Response == nil:
+			delete(saving, e.Proposal.ID)
 			open = append(open, fmt.Sprintf("%s (%s, %s)", e.Proposal.ID, safetext.Line(e.Proposal.Tool, 40), ago(e.Age)))
 		}
+	}
+	for id := range saving {
+		open = append(open, string(id)+" (just now)")
 	}
 	if len(open) < t.opts.MaxPending {
 		return nil

@@ -335,6 +335,48 @@ func TestMaxPendingHoldsWhenCallsRace(t *testing.T) {
 	})
 }
 
+// What is being stored counts, is asked once, and holds up nothing else.
+func TestStoringSideBySide(t *testing.T) {
+	bubble(t, Options{MaxPending: 5}, func(t *testing.T, r *rig) {
+		gate := make(chan struct{})
+		r.box.gate = gate
+		replies := make(chan reply, 40)
+		for i := range 20 {
+			go func() {
+				replies <- r.do("egress-block", args{"host": fmt.Sprintf("h%d.example", i/2), "justification": "x"})
+			}()
+		}
+		synctest.Wait()
+		if len(replies) != 10 {
+			t.Errorf("%d calls were refused while nothing was stored yet, want those of 5 hosts", len(replies))
+		}
+		for range len(replies) {
+			if got := <-replies; !got.isError || !strings.Contains(got.text, "5 proposals of this sandbox wait") || !strings.Contains(got.text, "(just now)") {
+				t.Errorf("answer = %+v", got)
+			}
+		}
+		gate <- struct{}{} // one is stored, in whatever order
+		synctest.Wait()
+		if n := len(r.box.ids()); n != 1 {
+			t.Errorf("%d proposals are stored, want 1", n)
+		}
+		close(gate)
+		synctest.Wait()
+		ids := r.box.ids()
+		if len(ids) != 5 {
+			t.Errorf("%d open proposals, want 5", len(ids))
+		}
+		for _, id := range ids {
+			r.box.respond(t, id, queue.Response{Status: queue.Approved})
+		}
+		for range 10 {
+			if got := <-replies; got.meta.Status != "approved" {
+				t.Errorf("answer = %+v", got)
+			}
+		}
+	})
+}
+
 func TestPutFails(t *testing.T) {
 	for _, stored := range []bool{false, true} {
 		t.Run(fmt.Sprint("stored ", stored), func(t *testing.T) {

@@ -30,6 +30,9 @@ func (t *Tools) await(ctx context.Context, req *mcp.CallToolRequest, in awaitIn)
 		t.observe(Event{Kind: Refused, Tool: Await})
 		return nil, nil, fmt.Errorf("%s: proposal_id %.80q must be the id that a pending answer gave you, such as 0197f3b2-6d1e-7c3a-9b58-3f6f0a2c4d1e", Await, in.ProposalID)
 	}
+	if err := t.archived(ctx, id); err != nil {
+		return nil, nil, err
+	}
 	e, err := t.opts.Mailbox.Get(ctx, id)
 	if errors.Is(err, queue.ErrNotFound) || err == nil && e.Proposal.Bottle != t.opts.Bottle {
 		t.observe(Event{Kind: Refused, Tool: Await})

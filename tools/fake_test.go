@@ -28,6 +28,7 @@ type box struct {
 	mu      sync.Mutex
 	strays  map[queue.ID]queue.Entry               // guarded by mu; found by Get though they should not be there
 	removed map[queue.ID]bool                      // guarded by mu
+	gate    <-chan struct{}                        // not nil: what Put waits for
 	waits   map[queue.ID][]context.CancelCauseFunc // guarded by mu
 }
 
@@ -58,6 +59,14 @@ func (b *box) Wait(ctx context.Context, id queue.ID) (queue.Response, error) {
 	b.waits[id] = append(b.waits[id], cancel)
 	b.mu.Unlock()
 	return b.Mailbox.Wait(ctx, id)
+}
+
+// Put waits for the gate, as for a disk.
+func (b *box) Put(ctx context.Context, p queue.Proposal) error {
+	if b.gate != nil {
+		<-b.gate
+	}
+	return b.Mailbox.Put(ctx, p)
 }
 
 // remove makes a proposal vanish, as "rm" does.

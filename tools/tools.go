@@ -71,12 +71,15 @@ type Tools struct {
 	proxy  *url.URL
 	client *http.Client // for list-egress-routes
 
-	creating sync.Mutex // held while a proposal is counted and stored, so that two calls make one, and the limit holds
+	creating sync.Mutex // held while a proposal is counted and remembered, so that two calls make one, and the limit holds
 
 	mu      sync.Mutex
 	byKey   map[string][]*record // guarded by mu; proposals that asked the same, oldest first
 	waiting int                  // guarded by mu; calls that wait
 	seats   map[seat]int         // guarded by mu; the same by session and proposal
+
+	saving    map[queue.ID]chan struct{}   // guarded by mu; each is closed when that proposal is stored, or is not
+	archiving map[queue.ID][]chan struct{} // guarded by mu; each is closed when that answer is archived
 
 	queueMu sync.Mutex
 	open    []queue.ID // guarded by queueMu; open proposals, oldest first, as of openAt
@@ -110,6 +113,9 @@ func New(opts Options) (*Tools, error) {
 		client: routesClient(proxy),
 		byKey:  make(map[string][]*record),
 		seats:  make(map[seat]int),
+
+		saving:    make(map[queue.ID]chan struct{}),
+		archiving: make(map[queue.ID][]chan struct{}),
 	}
 	if t.log == nil {
 		t.log = slog.New(slog.DiscardHandler)

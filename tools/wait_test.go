@@ -204,10 +204,10 @@ func TestMaxWaiting(t *testing.T) {
 func TestDeliveryIsTheTransportsWord(t *testing.T) {
 	bubble(t, Options{}, func(t *testing.T, r *rig) {
 		var mu sync.Mutex
-		var delivered []func()
+		var delivered []func() (then func())
 		holding := 0
 		r.call = &Call{
-			OnDelivered: func(f func()) { mu.Lock(); defer mu.Unlock(); delivered = append(delivered, f) },
+			OnDelivered: func(f func() (then func())) { mu.Lock(); defer mu.Unlock(); delivered = append(delivered, f) },
 			Holding:     func() { mu.Lock(); defer mu.Unlock(); holding++ },
 		}
 		call := r.asked("egress-block", askGitHub)
@@ -234,11 +234,25 @@ func TestDeliveryIsTheTransportsWord(t *testing.T) {
 		if len(delivered) != 3 {
 			t.Fatalf("%d delivery hooks, want 3", len(delivered))
 		}
-		delivered[1]()
+		archive := delivered[1]()
+		next := make(chan reply, 1) // what the client asks when it has read the answer
+		go func() { next <- r.do("egress-block", askGitHub) }()
+		nextAwait := make(chan reply, 1)
+		go func() { nextAwait <- r.await(id) }()
+		synctest.Wait()
+		if len(next)+len(nextAwait) != 0 {
+			t.Error("asked and answered while the answer before it was being archived")
+		}
+		archive()
+		for _, c := range []chan reply{next, nextAwait} {
+			if got := <-c; !got.meta.Repeated {
+				t.Errorf("after delivery = %+v, want the recorded answer", got)
+			}
+		}
 		if !r.box.delivered(id) {
 			t.Error("not archived after it went out")
 		}
-		delivered[2]() // again is no error
+		delivered[2]()() // again is no error
 		if got := r.do("egress-block", askGitHub); !got.meta.Repeated {
 			t.Errorf("after delivery = %+v, want the recorded answer", got)
 		}

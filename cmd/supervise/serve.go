@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"runtime/debug"
 	"slices"
 	"syscall"
 	"time"
@@ -105,7 +106,8 @@ func (a *app) serve(ctx context.Context, cfg config.Sidecar, hold func(string) (
 	side, err := openSidecar(sidecarOptions{
 		Dir: cfg.QueueDir, Tools: o,
 		Server: server.Options{
-			Addr: cfg.Addr(), Token: string(cfg.Token), AllowedHosts: cfg.AllowedHosts,
+			MaxConns: cfg.MaxWaiting + 2048, // the held calls, and room for the streams and for what is not held
+			Addr:     cfg.Addr(), Token: string(cfg.Token), AllowedHosts: cfg.AllowedHosts,
 			Ready: func() error { return mailboxThere(cfg.QueueDir) },
 		},
 	}, log)
@@ -119,6 +121,10 @@ func (a *app) serve(ctx context.Context, cfg config.Sidecar, hold func(string) (
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return side.Run(ctx) })
+	g.Go(func() error {
+		trim(ctx, side.tools.Waiting, debug.FreeOSMemory)
+		return nil
+	})
 	if m != nil {
 		m.watch(cfg.BottleSlug, side)
 		log.Info("metrics on http://" + shown.ln.Addr().String() + "/metrics")

@@ -123,12 +123,7 @@ func SidecarVars() []SidecarVar {
 		}},
 		{"SUPERVISE_METRICS", "metrics", "", "address, HOST:PORT, of a listener of its own with Prometheus metrics at /metrics; unset: none", func(s *Sidecar, v string) error {
 			s.Metrics = v
-			host, port, err := net.SplitHostPort(v)
-			_, portErr := number(port, 0, 65535)
-			if _, addrErr := netip.ParseAddr(host); err != nil || portErr != nil || addrErr != nil && !hostRE.MatchString(host) {
-				return errors.New("must be HOST:PORT, such as 127.0.0.1:9102")
-			}
-			return nil
+			return CheckMetrics(v)
 		}},
 		{"SUPERVISE_TOKEN", "", "", "bearer token that clients must send", func(s *Sidecar, v string) error {
 			if s.Token != "" {
@@ -221,3 +216,13 @@ func LoadSidecar(env func(string) string, flags map[string]string) (Sidecar, err
 
 // Addr is what the sidecar listens on.
 func (s Sidecar) Addr() string { return net.JoinHostPort(s.Bind, strconv.Itoa(s.Port)) }
+
+// CheckMetrics tells what is wrong with an address for metrics.
+func CheckMetrics(addr string) error {
+	host, port, err := net.SplitHostPort(addr)
+	_, portErr := number(port, 0, 65535)
+	if _, addrErr := netip.ParseAddr(host); err != nil || portErr != nil || addrErr != nil && !hostRE.MatchString(host) {
+		return errors.New("must be HOST:PORT, such as 127.0.0.1:9102")
+	}
+	return nil
+}

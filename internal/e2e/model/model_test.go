@@ -396,8 +396,9 @@ func (w *world) edit(t *rapid.T, hand *person) {
 	w.humans++
 	w.mu.Unlock()
 	// What an operator's program wrote and does not know any more cannot be put back: it stays, and the operator is told.
+	// So it is when another program has answered meanwhile.
 	for _, a := range w.model.byID {
-		if a.attempted && w.decision(a) == nil {
+		if d := w.decision(a); a.attempted && (d == nil || d.foreign) {
 			hand.muddled[routes.Key(hostOf(a.question))] = true
 		}
 	}
