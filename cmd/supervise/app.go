@@ -181,6 +181,14 @@ func interruptible(ctx context.Context) (context.Context, context.CancelFunc) {
 	return ctx, stop
 }
 
+// catchPipe makes a reader of our output that goes away an error, where the signal would end us with things still to be
+// cleared away. Caught, not ignored: programs that we run would inherit that.
+func catchPipe() (stop func()) {
+	pipe := make(chan os.Signal, 1)
+	signal.Notify(pipe, syscall.SIGPIPE)
+	return func() { signal.Stop(pipe) }
+}
+
 // terminal returns the file behind a stream if it is a terminal.
 func terminal(stream any) *os.File {
 	if f, ok := stream.(*os.File); ok && term.IsTerminal(int(f.Fd())) {

@@ -27,6 +27,9 @@ A change that does not hold is put back, and the proposal stays open.`,
 		if err != nil {
 			return err
 		}
+		if err := a.canAsk(cmd, args[0], c); err != nil {
+			return err
+		}
 		return a.approve(cmd, d, ref, nil, nil, c)
 	})
 	a.deskFlags(cmd)

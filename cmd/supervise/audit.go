@@ -2,10 +2,12 @@ package main
 
 import (
 	"errors"
+	"regexp"
 
 	"github.com/spf13/cobra"
 
 	"github.com/bot-bottle/supervise/internal/operator"
+	"github.com/bot-bottle/supervise/internal/safetext"
 )
 
 func newAudit(a *app) *cobra.Command {
@@ -25,9 +27,13 @@ the first line to the last and tells where it breaks, if it does: exit code 1.
 A chain cannot prove that lines at its end are missing. Note down the head it prints,
 somewhere else, and give it back with --head: then it can.`,
 		Example: `  supervise audit verify
-  supervise audit verify --head 3b1f…    is everything up to that head still there?`,
+  supervise audit verify --json | jq -r .head > head    to be kept elsewhere
+  supervise audit verify --head "$(cat head)"           is everything up to there still there?`,
 		Args: args(0, 0),
 		RunE: a.withDesk(func(cmd *cobra.Command, d *desk, _ []string) error {
+			if cmd.Flags().Changed("head") && !isHash(head) {
+				return usagef("give all of what verify printed as head", "audit verify: --head %s is not 64 hexadecimal digits", quote(safetext.Line(head, 80)))
+			}
 			r, err := d.Audit(cmd.Context(), head)
 			if err != nil {
 				return err
@@ -40,6 +46,11 @@ somewhere else, and give it back with --head: then it can.`,
 	cmd.AddCommand(verify)
 	return cmd
 }
+
+var hashRE = regexp.MustCompile(`^[0-9a-f]{64}$`)
+
+// isHash tells whether it may be a SHA-256 as we print it: a digest, a ledger line's hash.
+func isHash(s string) bool { return hashRE.MatchString(s) }
 
 // auditJSON is what audit verify --json prints.
 type auditJSON struct {

@@ -15,6 +15,7 @@ import (
 
 	"github.com/bot-bottle/supervise/internal/operator"
 	"github.com/bot-bottle/supervise/internal/payload"
+	"github.com/bot-bottle/supervise/internal/safetext"
 	"github.com/bot-bottle/supervise/queue"
 )
 
@@ -116,9 +117,17 @@ func (a *app) check(cmd *cobra.Command, id string, c choice) error {
 	switch {
 	case c.digest != "" && c.yes:
 		return usagef("--digest approves what you saw, --yes what it prints itself", "%s--digest and --yes exclude each other", name(cmd))
+	case cmd.Flags().Changed("digest") && !isHash(c.digest):
+		return usagef("supervise show "+quote(id)+" prints it", "%s--digest %s is not 64 hexadecimal digits", name(cmd), quote(safetext.Line(c.digest, 80)))
 	case len(unknownCodes(c.accept)) > 0:
 		return usagef("docs/findings.md lists them; supervise show "+quote(id)+" has those of this proposal", "%sno finding has the code %q", name(cmd), strings.Join(unknownCodes(c.accept), ", "))
-	case c.digest == "" && !c.yes && (!a.inTTY || !a.style.tty || a.json):
+	}
+	return nil
+}
+
+// canAsk refuses to ask where nobody can answer; not before the id is known to be one.
+func (a *app) canAsk(cmd *cobra.Command, id string, c choice) error {
+	if c.digest == "" && !c.yes && (!a.inTTY || !a.style.tty || a.json) {
 		return usagef(fmt.Sprintf("supervise show %s prints the digest for --digest; --yes approves what it prints itself", quote(id)),
 			"%sthere is no terminal to ask on", name(cmd))
 	}
@@ -166,6 +175,9 @@ func (a *app) approve(cmd *cobra.Command, d *desk, ref operator.Ref, edited *str
 			return errors.Join(err, perr)
 		}
 	}
+	if _, ok := errors.AsType[*operator.UnmanagedError](err); ok && d.without != "" {
+		return hint(err, "%s: write one or name it with --config; or make the change by hand and approve with --unmanaged", d.without)
+	}
 	if err != nil {
 		return err
 	}
@@ -177,6 +189,7 @@ func (a *app) approve(cmd *cobra.Command, d *desk, ref operator.Ref, edited *str
 
 // ask wants every danger typed by its code, and then a yes.
 func (a *app) ask(p *operator.Preview, dec *operator.Decision) error {
+	fmt.Fprint(a.err, a.recap(p))
 	in := bufio.NewReader(a.in)
 	answer := func(question string) (string, error) {
 		fmt.Fprint(a.err, question)
@@ -196,6 +209,9 @@ func (a *app) ask(p *operator.Preview, dec *operator.Decision) error {
 			return err
 		}
 		if got != code {
+			if got != "" {
+				return fmt.Errorf("%s is not %s: %w", quote(safetext.Line(got, 40)), code, errDeclined)
+			}
 			return errDeclined
 		}
 		dec.Accept = append(dec.Accept, code)

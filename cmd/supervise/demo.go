@@ -54,6 +54,7 @@ needs no network and no particular port, and leaves nothing behind.`,
 			}
 			ctx, stop := interruptible(cmd.Context())
 			defer stop()
+			defer catchPipe()()
 			return a.demo(ctx, yes, debug)
 		},
 	}

@@ -21,12 +21,49 @@ import (
 type desk struct {
 	*operator.Desk
 	root    string
+	without string // where no configuration was found; "" when there is one
 	inbox   queue.Inbox
 	targets func(bottle string) config.Bottle
 	notify  config.Notify
 }
 
 func (d *desk) Close() error { return d.inbox.Close() }
+
+// Find is the desk's, and forgives the spaces of a paste. What an ambiguous start may mean is told with it.
+func (d *desk) Find(ctx context.Context, id string) (operator.Ref, error) {
+	ref, err := d.Desk.Find(ctx, strings.TrimSpace(id))
+	if e, ok := errors.AsType[*operator.AmbiguousError](err); ok {
+		return ref, hint(err, "type more of it:%s", d.candidates(ctx, e.Refs))
+	}
+	return ref, err
+}
+
+// candidates tells proposals apart, a line each.
+func (d *desk) candidates(ctx context.Context, refs []operator.Ref) string {
+	const most = 8
+	items := make([]operator.Item, len(refs))
+	bottles := map[queue.ID]int{}
+	for i, ref := range refs {
+		items[i].Ref = ref
+		bottles[ref.ID]++
+	}
+	var b strings.Builder
+	for i, short := range shortIDs(items) {
+		if i == most {
+			fmt.Fprintf(&b, "\nand %d more", len(refs)-most)
+			break
+		}
+		ref := refs[i]
+		if bottles[ref.ID] > 1 {
+			short = ref.Bottle + "/" + short
+		}
+		fmt.Fprintf(&b, "\n%s  %s", short, ref.Bottle)
+		if p, err := d.Show(ctx, ref, nil); err == nil {
+			b.WriteString("  " + p.Summary.Line(100))
+		}
+	}
+	return b.String()
+}
 
 // deskFlags gives a command what openDesk reads, and --json.
 func (a *app) deskFlags(cmd *cobra.Command) {
@@ -89,7 +126,7 @@ func (a *app) openDeskVia(via string) (*desk, error) {
 	if err != nil {
 		return nil, errors.Join(err, inbox.Close())
 	}
-	return &desk{Desk: d, root: root, inbox: inbox, targets: host.For, notify: host.Notify}, nil
+	return &desk{Desk: d, root: root, without: a.without(host), inbox: inbox, targets: host.For, notify: host.Notify}, nil
 }
 
 // rootDir finds where the mailboxes are. A root that somebody named must be there; the default one is made.
@@ -117,8 +154,43 @@ func (a *app) rootDir(host config.Host) (string, error) {
 	case !st.IsDir():
 		return "", hint(fmt.Errorf("the mailboxes' root %s (from %s) is not a directory", root, from),
 			"it is the directory above the bottles' mailboxes")
+	case isMailbox(root): // before anything of a desk is made in it
+		return "", hint(fmt.Errorf("%s (from %s) is the mailbox of a bottle, not the mailboxes' root", root, from),
+			"the root is the directory above, such as --root %s", quote(filepath.Dir(root)))
 	}
 	return root, nil
+}
+
+// isMailbox tells a directory that a sidecar keeps from one in which mailboxes are. A bottle may be called processed.
+func isMailbox(dir string) bool {
+	names := func(dir string) (own, proposals bool) {
+		entries, _ := os.ReadDir(dir) // one that cannot be read is told of where it is needed
+		for _, e := range entries {
+			own = own || e.Name() == ".lock" || e.Name() == "presence.json"
+			proposals = proposals || strings.HasSuffix(e.Name(), ".proposal.json")
+		}
+		return own, proposals
+	}
+	if own, proposals := names(dir); own || proposals {
+		return true
+	}
+	own, proposals := names(filepath.Join(dir, "processed"))
+	return proposals && !own
+}
+
+// without says where no configuration was found, or nothing when there is one.
+func (a *app) without(host config.Host) string {
+	if host.File != "" {
+		return ""
+	}
+	dir := a.env("XDG_CONFIG_HOME")
+	if home := a.env("HOME"); !filepath.IsAbs(dir) && home != "" {
+		dir = filepath.Join(home, ".config")
+	}
+	if !filepath.IsAbs(dir) {
+		return "no supervise.yaml here"
+	}
+	return "no supervise.yaml here or in " + filepath.Join(dir, "supervise")
 }
 
 func (a *app) defaultRoot() (string, error) {

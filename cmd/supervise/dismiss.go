@@ -51,6 +51,7 @@ func (a *app) dismiss(ctx context.Context, d *desk, names []string, sure bool) e
 	}
 	var refs []operator.Ref
 	for _, name := range names {
+		name = strings.TrimSpace(name)
 		found, err := toDismiss(ctx, d, s, name)
 		if err != nil {
 			return err

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"slices"
 	"strings"
 	"time"
 
@@ -84,7 +83,7 @@ func as[E error](f func(E) explained) rule {
 var rules = []rule{
 	as(func(e *usageError) explained { return explained{exit: exitUsage, code: "usage", hint: e.hint} }),
 	as(func(e *operator.AmbiguousError) explained {
-		return explained{exit: exitError, code: "ambiguous", hint: "type more of it: " + candidates(e.Refs), detail: e.Refs}
+		return explained{exit: exitError, code: "ambiguous", hint: "type more of it", detail: e.Refs}
 	}),
 	as(func(e *operator.StaleError) explained {
 		return explained{exit: exitStale, code: "stale", hint: fmt.Sprintf("look again with supervise show %s, then decide on what it shows now", e.Ref), detail: e.Preview}
@@ -177,18 +176,6 @@ func (a *app) fail(cmd *cobra.Command, err error) int {
 // indent keeps the later lines of a message apart from what follows.
 func indent(s string) string {
 	return strings.ReplaceAll(strings.TrimRight(s, "\n"), "\n", "\n  ")
-}
-
-func candidates(refs []operator.Ref) string {
-	var ids []string
-	for _, r := range refs {
-		ids = append(ids, r.String())
-	}
-	slices.Sort(ids)
-	if n := len(ids); n > 8 {
-		ids = append(ids[:8], fmt.Sprintf("and %d more", n-8))
-	}
-	return strings.Join(ids, ", ")
 }
 
 func codes(findings []operator.Finding) string {

@@ -11,4 +11,9 @@ var (
 )
 
 // setUsage is not in the image either: a template makes the linker keep every method of every type.
-func setUsage(root *cobra.Command) { root.SetUsageTemplate(usage) }
+func setUsage(root *cobra.Command) {
+	root.SetUsageTemplate(usage)
+	root.Version = built().String()
+	root.SetVersionTemplate("{{.Version}}\n")
+	root.Flags().Bool("version", false, "which build this is")
+}

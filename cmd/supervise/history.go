@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -36,6 +37,12 @@ failed, later perhaps undone.`,
 			if f.Status, err = parseStatus(status); err != nil {
 				return err
 			}
+			if f.Bottle != "" && queue.CheckSlug(f.Bottle) != nil {
+				return usagef("", "--bottle: %v", queue.CheckSlug(f.Bottle))
+			}
+			if f.Tool != "" && !slices.Contains(known, f.Tool) {
+				return usagef("it is "+strings.Join(known[:len(known)-1], ", ")+" or "+known[len(known)-1], "--tool %s is no tool that changes anything", quote(safetext.Line(f.Tool, 40)))
+			}
 			if f.Limit < 0 {
 				return usagef("0 is no limit", "--limit %d is negative", f.Limit)
 			}
@@ -51,10 +58,13 @@ failed, later perhaps undone.`,
 	fl.StringVar(&f.Query, "query", "", "only lines with this `text` in what was asked, notes, bottle, id, error or who")
 	fl.IntVar(&f.Limit, "limit", 50, "at most this many `lines`; 0: all")
 	must(cmd.RegisterFlagCompletionFunc("bottle", a.completeBottles))
-	must(cmd.RegisterFlagCompletionFunc("tool", cobra.FixedCompletions([]cobra.Completion{payload.Egress, payload.Pipelock, payload.Capability}, cobra.ShellCompDirectiveNoFileComp)))
+	must(cmd.RegisterFlagCompletionFunc("tool", cobra.FixedCompletions(known, cobra.ShellCompDirectiveNoFileComp)))
 	must(cmd.RegisterFlagCompletionFunc("status", cobra.FixedCompletions([]cobra.Completion{"approved", "modified", "rejected"}, cobra.ShellCompDirectiveNoFileComp)))
 	return cmd
 }
+
+// known are the tools whose changes are decided on.
+var known = []string{payload.Egress, payload.Pipelock, payload.Capability}
 
 func parseStatus(s string) (queue.Status, error) {
 	switch st := queue.Status(s); st {
@@ -100,6 +110,16 @@ func (a *app) history(cmd *cobra.Command, d *desk, f operator.HistoryFilter) err
 			continue
 		}
 		entries = append(entries, e)
+	}
+	if len(entries) == 0 && len(broken) > 0 && !a.json {
+		return errors.Join(broken...) // and nobody knows whether anything matches
+	}
+	if len(entries) == 0 && f.Bottle != "" && !a.json {
+		bare := operator.HistoryFilter{Bottle: f.Bottle, Limit: 1}
+		for range d.History(cmd.Context(), bare) {
+			return a.showHistory(d, entries, f.Limit)
+		}
+		return a.printf("No line in the ledger of %s is of bottle %s.\n", d.root, f.Bottle)
 	}
 	return errors.Join(append([]error{a.showHistory(d, entries, f.Limit)}, broken...)...)
 }

@@ -21,7 +21,10 @@ func newList(a *app) *cobra.Command {
 
 AGENT is who waits for the answer: waiting (at least one call), away (the sidecar runs,
 nobody waits), unknown (no sidecar was heard of for 90 s). Proposals whose agent has been
-gone for 72 hours are only counted; --all shows them.`,
+gone for 72 hours are only counted; --all shows them.
+
+What cannot be read is told on stderr. When nothing is open besides, that may be all there
+is to decide: exit code 1.`,
 		Example: `  supervise list
   supervise list --bottle web --all
   supervise list --json | jq -r '.items[].id'`,
@@ -96,10 +99,13 @@ func (a *app) list(d *desk, s *operator.Snapshot, all bool) error {
 		if s.Bottles == nil {
 			s.Bottles = []string{}
 		}
-		return a.printJSON(listJSON{d.root, s})
+		if err := a.printJSON(listJSON{d.root, s}); err != nil || len(s.Items) > 0 {
+			return err
+		}
+		return unread(s.Problems)
 	}
-	for _, p := range s.Problems {
-		a.say("mailbox %s: %s", where(p), p.Text.Line(300))
+	for _, p := range alike(s.Problems) {
+		a.say("mailbox %s", p)
 	}
 	t := table{style: a.style, head: []string{"ID", "BOTTLE", "TOOL", "AGE", "AGENT", "ASKS TO"}}
 	folded := 0
@@ -116,6 +122,8 @@ func (a *app) list(d *desk, s *operator.Snapshot, all bool) error {
 		if err := a.printf("%s", t.String()); err != nil {
 			return err
 		}
+	case folded == 0 && unread(s.Problems) != nil:
+		return unread(s.Problems)
 	case len(s.Bottles) == 0:
 		if err := a.printf("Nothing to decide, and no bottle has a mailbox under %s yet.\n", d.root); err != nil {
 			return err
@@ -125,10 +133,68 @@ func (a *app) list(d *desk, s *operator.Snapshot, all bool) error {
 			return err
 		}
 	}
+	if len(t.rows) == 0 && d.without != "" {
+		if err := a.printf("%s\n", a.style.dim("There is "+d.without+"; --config names one.")); err != nil {
+			return err
+		}
+	}
 	if folded > 0 {
 		return a.printf("%s\n", a.style.dim(fmt.Sprintf("%s not shown, since nobody has waited for 72 hours: supervise list --all%s", count(folded, "abandoned proposal"), a.again())))
 	}
 	return nil
+}
+
+// unread is the error of an inbox that looks empty and may not be: nil if all that matters could be read.
+func unread(problems []operator.Problem) error {
+	files, mailboxes := 0, map[string]bool{}
+	for _, p := range problems {
+		switch {
+		case p.Name == "":
+			mailboxes[p.Bottle] = true
+		case p.Name != "presence.json": // which says only who waits
+			files++
+		}
+	}
+	var what []string
+	if files > 0 {
+		what = append(what, count(files, "file"))
+	}
+	if n := len(mailboxes); n == 1 {
+		what = append(what, "1 mailbox")
+	} else if n > 1 {
+		what = append(what, fmt.Sprintf("%d mailboxes", n))
+	}
+	if len(what) == 0 {
+		return nil
+	}
+	return hint(fmt.Errorf("nothing to show, but %s could not be read", strings.Join(what, " and ")),
+		"a bottle's sidecar and its operator need one uid, or a shared group; what is no proposal can be moved away")
+}
+
+// alike tells of problems, those of one bottle that differ only in the file's name in one line.
+func alike(problems []operator.Problem) []string {
+	type kind struct {
+		bottle string
+		text   safetext.Untrusted
+	}
+	var order []kind
+	of := map[kind][]operator.Problem{}
+	for _, p := range problems {
+		k := kind{p.Bottle, p.Text}
+		if of[k] == nil {
+			order = append(order, k)
+		}
+		of[k] = append(of[k], p)
+	}
+	var out []string
+	for _, k := range order {
+		more := ""
+		if n := len(of[k]); n > 1 {
+			more = fmt.Sprintf(" and %d more", n-1)
+		}
+		out = append(out, where(of[k][0])+more+": "+k.text.Line(300))
+	}
+	return out
 }
 
 // where names what a problem is about.

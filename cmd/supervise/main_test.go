@@ -23,6 +23,7 @@ import (
 	"unicode"
 	"unicode/utf8"
 
+	"github.com/clipperhouse/displaywidth"
 	"github.com/modelcontextprotocol/go-sdk/mcp"
 	"github.com/rogpeppe/go-internal/testscript"
 
@@ -81,6 +82,7 @@ func TestScripts(t *testing.T) {
 			"port":      port,
 			"ask":       ask,
 			"getuntil":  getUntil,
+			"gutter":    gutter,
 		},
 	})
 }
@@ -134,6 +136,34 @@ func propose(ts *testscript.TestScript, neg bool, args []string) {
 		waiter.Wait()
 	})
 	awaitText(ts, filepath.Join("root", args[0], "presence.json"), args[1])
+}
+
+var gutters = regexp.MustCompile(`^(  [-+ ↳]| {2,10}\| | {8}↳ |[a-z][a-z ]{9}|  (DANGER|note  )  )`)
+
+// gutter FILE COLS WORD wants every line of what a terminal showed to fit COLS cells, so that it is nowhere broken but by us, and
+// those that hold WORD, which an agent wrote, to begin with a gutter of ours. Commands to copy are whole.
+func gutter(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 3 {
+		ts.Fatalf("usage: gutter FILE COLS WORD")
+	}
+	cols, err := strconv.Atoi(args[1])
+	ts.Check(err)
+	found := 0
+	for text := range strings.Lines(ts.ReadFile(args[0])) {
+		text = strings.TrimSuffix(regexp.MustCompile(`\x1b\[[0-9;]*m`).ReplaceAllString(text, ""), "\n")
+		if n := displaywidth.String(text); n > cols && !strings.HasPrefix(text, "  supervise ") || strings.Contains(text, "\t") {
+			ts.Fatalf("a line of %d cells, over %d: %.300q", n, cols, text)
+		}
+		if !strings.Contains(text, args[2]) {
+			continue
+		}
+		if found++; !gutters.MatchString(text) {
+			ts.Fatalf("a line of the agent's without a gutter: %q", text)
+		}
+	}
+	if found == 0 {
+		ts.Fatalf("no line holds %q", args[2])
+	}
 }
 
 // crash STEP ID approves as a process that dies right before STEP.

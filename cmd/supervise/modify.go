@@ -50,6 +50,9 @@ works as for approve. The file is what the tool stores: a route as JSON, a URL, 
 		if err != nil {
 			return err
 		}
+		if err := a.canAsk(cmd, args[0], c); err != nil {
+			return err
+		}
 		edited, err := a.edited(file)
 		if err != nil {
 			return err

@@ -58,10 +58,17 @@ func (s *sheet) field(name, value string) {
 	if value == "" {
 		return
 	}
-	fmt.Fprintf(s, "%s%s\n", s.style.dim(fmt.Sprintf("%-10s", name)), strings.ReplaceAll(value, "\n", "\n          "))
+	s.WriteString(s.style.para(s.style.dim(fmt.Sprintf("%-10s", name)), value))
 }
 
-func (s *sheet) heading(text string) { s.WriteString("\n" + s.style.bold(text) + "\n") }
+func (s *sheet) heading(text string) {
+	s.WriteByte('\n')
+	mark := ""
+	for _, row := range s.style.rows(s.style.bold(text), 2, true) {
+		s.WriteString(mark + row + "\n")
+		mark = "↳ "
+	}
+}
 
 // preview is everything an operator decides on, in the order in which one reads it.
 func (a *app) preview(p *operator.Preview, st style) string {
@@ -91,7 +98,7 @@ func (a *app) preview(p *operator.Preview, st style) string {
 	}
 	if p.Blocked != "" {
 		s.heading("cannot be approved")
-		s.WriteString("  " + indent(escape(p.Blocked)) + "\n")
+		s.WriteString(st.para("  ", escape(p.Blocked)))
 	}
 	findings(s, p.Findings)
 	targets(s, p)
@@ -169,15 +176,40 @@ func findings(s *sheet, findings []operator.Finding) {
 	}
 	s.heading("findings")
 	for _, f := range findings {
-		level := s.style.dim("note  ")
-		if f.Level == operator.Danger {
-			level = s.style.danger("DANGER")
-		}
-		fmt.Fprintf(s, "  %s  %s: %s\n", level, s.style.bold(escapeLine(f.Code)), escapeLine(f.Text))
+		s.finding(f)
 		if f.Evidence != "" {
-			s.WriteString("        " + strings.ReplaceAll(strings.TrimSuffix(s.style.fence(f.Evidence.String()), "\n"), "\n", "\n        ") + "\n")
+			s.WriteString(s.style.fenceAt("        ", f.Evidence.String()))
 		}
 	}
+}
+
+func (s *sheet) finding(f operator.Finding) {
+	level := s.style.dim("note  ")
+	if f.Level == operator.Danger {
+		level = s.style.danger("DANGER")
+	}
+	s.WriteString(s.style.para("  "+level+"  ", s.style.bold(escapeLine(f.Code))+": "+escapeLine(f.Text)))
+}
+
+// recap says once more, right above the question, what would be granted. An agent's text may be long, and the preview's
+// first lines out of sight.
+func (a *app) recap(p *operator.Preview) string {
+	s := &sheet{style: a.style}
+	file := p.Proposed
+	if p.Edited != "" {
+		file = p.Edited
+	}
+	about := p.Summary
+	if q, err := payload.Parse(p.Tool, file.Raw()); err == nil {
+		about = safetext.Untrusted(q.Summary())
+	}
+	s.field("yes means", s.style.bold(about.Line(500)))
+	for _, f := range p.Findings {
+		if f.Level == operator.Danger {
+			s.finding(f)
+		}
+	}
+	return s.String()
 }
 
 func targets(s *sheet, p *operator.Preview) {
@@ -191,7 +223,7 @@ func targets(s *sheet, p *operator.Preview) {
 	}
 	for _, k := range p.Unmanaged {
 		s.heading(fmt.Sprintf("%s: not managed", k))
-		s.WriteString("  the configuration names no file for it: whoever approves has made the change by hand\n")
+		s.WriteString(s.style.para("  ", "the configuration names no file for it: whoever approves has made the change by hand"))
 	}
 }
 

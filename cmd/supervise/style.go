@@ -2,9 +2,13 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"io"
+	"os"
 	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/clipperhouse/displaywidth"
 	"golang.org/x/term"
@@ -16,7 +20,8 @@ import (
 type style struct {
 	tty   bool
 	color bool
-	width int // cells; 0: not a terminal, nothing is cut
+	width int      // cells when the program began; 0: not a terminal, nothing is cut
+	file  *os.File // the terminal, or nil
 }
 
 func styleOf(out io.Writer, env func(string) string) style {
@@ -24,18 +29,20 @@ func styleOf(out io.Writer, env func(string) string) style {
 	if f == nil {
 		return style{}
 	}
-	s := style{tty: true, color: env("NO_COLOR") == "" && env("TERM") != "dumb"}
+	s := style{tty: true, color: env("NO_COLOR") == "" && env("TERM") != "dumb", file: f}
 	if w, _, err := term.GetSize(int(f.Fd())); err == nil && w > 0 {
 		s.width = max(w, 40)
 	}
 	return s
 }
 
+const reset = "\x1b[0m"
+
 func (s style) paint(code, text string) string {
 	if !s.color || text == "" {
 		return text
 	}
-	return "\x1b[" + code + "m" + text + "\x1b[0m"
+	return "\x1b[" + code + "m" + text + reset
 }
 
 func (s style) bold(text string) string   { return s.paint("1", text) }
@@ -53,37 +60,162 @@ func (s style) left(used int) int {
 	return max(s.width-used, 12)
 }
 
-// diff colours a unified diff that is escaped already, and indents it.
+// diff colours a unified diff that is escaped already, and indents it. A line that is continued has "↳" where the
+// diff has its own mark, which no line of a file can fake.
 func (s style) diff(text string) string {
 	var b strings.Builder
 	for line := range strings.Lines(text) {
 		line = strings.TrimSuffix(line, "\n")
+		paint := func(text string) string { return text }
 		switch {
 		case strings.HasPrefix(line, "+++"), strings.HasPrefix(line, "---"):
-			line = s.bold(line)
+			paint = s.bold
 		case strings.HasPrefix(line, "@@"):
-			line = s.dim(line)
+			paint = s.dim
 		case strings.HasPrefix(line, "+"):
-			line = s.added(line)
+			paint = s.added
 		case strings.HasPrefix(line, "-"):
-			line = s.gone(line)
+			paint = s.gone
 		}
-		b.WriteString("  " + line + "\n")
+		n := min(len(line), 1)
+		mark, next := line[:n], "↳"[:len("↳")*n]
+		for i, row := range s.rows(line[n:], 3, false) {
+			if i > 0 {
+				mark = next
+			}
+			b.WriteString("  " + paint(mark+row) + "\n")
+		}
 	}
 	return b.String()
 }
 
 // fence sets text of an agent apart, so that none of its lines can pass for one of ours.
-func (s style) fence(text string) string {
+func (s style) fence(text string) string { return s.fenceAt("", text) }
+
+func (s style) fenceAt(indent, text string) string {
+	bar := indent + s.dim("  | ")
 	var b strings.Builder
 	for line := range strings.Lines(text) {
-		b.WriteString(s.dim("  | ") + strings.TrimSuffix(line, "\n") + "\n")
+		for _, row := range s.rows(strings.TrimSuffix(line, "\n"), len(indent)+4, true) {
+			b.WriteString(bar + row + "\n")
+		}
 	}
 	if text == "" {
-		b.WriteString(s.dim("  | (nothing)") + "\n")
+		b.WriteString(bar[:len(indent)] + s.dim("  | (nothing)") + "\n")
 	}
 	return b.String()
 }
+
+// para writes text behind first. Its other lines begin with as many blanks, and a line that is continued with "↳":
+// nothing an agent wrote begins where our lines do.
+func (s style) para(first, text string) string {
+	used := cells(first)
+	blank := strings.Repeat(" ", used)
+	next := blank[:used-2] + "↳ "
+	var b strings.Builder
+	for line := range strings.SplitSeq(strings.TrimRight(text, "\n"), "\n") {
+		for _, row := range s.rows(line, used, true) {
+			b.WriteString(first + row + "\n")
+			first = next
+		}
+		first = blank
+	}
+	return b.String()
+}
+
+// least is how many cells are left for text, however narrow the terminal.
+const least = 8
+
+// rows breaks one line of escaped text, which may hold colours of ours, where the terminal would break it: it would go on
+// in column 0. Used cells of each row are the caller's. With words it breaks at spaces where one is near enough.
+func (s style) rows(text string, used int, words bool) []string {
+	text = safetext.Spaces(text)
+	width := s.cells()
+	if width == 0 {
+		return []string{text}
+	}
+	width = max(width-used, least)
+	text = untab(text)
+	var rows []string
+	colour := "" // in force where the row begins
+	for {
+		head, tail := split(text, width)
+		if i := strings.LastIndexByte(head, ' ') + 1; words && tail != "" && i > len(head)/3 {
+			head, tail = text[:i], text[i:]
+		}
+		row := colour + head
+		if i := strings.LastIndexByte(row, '\x1b'); i >= 0 {
+			if colour = row[i : i+strings.IndexByte(row[i:], 'm')+1]; colour == reset {
+				colour = ""
+			} else {
+				row += reset
+			}
+		}
+		rows = append(rows, row)
+		if tail == "" {
+			return rows
+		}
+		text = tail
+	}
+}
+
+// cells is how wide the terminal is now; 0: it is none.
+func (s style) cells() int {
+	if s.file == nil {
+		return s.width
+	}
+	if w, _, err := term.GetSize(int(s.file.Fd())); err == nil && w > 0 {
+		return w
+	}
+	return cmp.Or(s.width, 80)
+}
+
+// split cuts the longest start of at most width cells off s, but at least one character.
+func split(s string, width int) (head, tail string) {
+	at := 0
+	for used := 0; at < len(s); {
+		n, w := unit(s[at:])
+		if used += w; used > width && at > 0 {
+			break
+		}
+		at += n
+	}
+	return s[:at], s[at:]
+}
+
+// cells is the most cells that a terminal gives escaped text, which may hold colours of ours.
+func cells(s string) int {
+	used := 0
+	for s != "" {
+		n, w := unit(s)
+		s = s[n:]
+		used += w
+	}
+	return used
+}
+
+// unit is the length of what must not be broken at the start of s, and the most cells that a terminal gives it: a colour
+// of ours, or a character with its marks. Not every terminal joins characters, or knows which take no cell.
+func unit(s string) (n, width int) {
+	if s[0] == '\x1b' { // escaped text has none
+		return strings.IndexByte(s, 'm') + 1, 0
+	}
+	for n < len(s) {
+		r, size := utf8.DecodeRuneInString(s[n:])
+		if n > 0 && !unicode.In(r, unicode.Mn, unicode.Me) {
+			break
+		}
+		n += size
+		if r >= 0x1F1E6 && r <= 0x1F1FF { // half a flag
+			width++
+		}
+		width += max(displaywidth.Rune(r), 1)
+	}
+	return n, width
+}
+
+// untab replaces tabs by spaces up to the next stop of eight.
+func untab(s string) string { return safetext.Untab(s, 8, cells) }
 
 // table lays out rows of cells that are escaped already. The last column is cut to the terminal.
 type table struct {
@@ -134,7 +266,7 @@ func (t *table) String() string {
 	for _, r := range t.rows {
 		line(r.cells, r.paint)
 		for _, u := range r.under {
-			b.WriteString("  " + u + "\n")
+			b.WriteString(t.style.para("  ", u))
 		}
 	}
 	return b.String()
@@ -223,7 +355,8 @@ func (l *lineWriter) Write(p []byte) (int, error) {
 			return len(p), nil
 		}
 		l.rest = rest
-		if _, err := io.WriteString(l.w, "  "+escapeLine(strings.TrimRight(string(line), "\r"))+"\n"); err != nil {
+		text := escapeLine(strings.TrimRight(string(line), "\r"))
+		if _, err := io.WriteString(l.w, styleOf(l.w, os.Getenv).para("  ", text)); err != nil {
 			return 0, err
 		}
 	}

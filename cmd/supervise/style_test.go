@@ -53,6 +53,34 @@ func TestCut(t *testing.T) {
 	}
 }
 
+func TestRows(t *testing.T) {
+	for _, tt := range []struct {
+		name  string
+		text  string
+		width int
+		words bool
+		want  []string
+	}{
+		{"no terminal", "漢\t" + strings.Repeat("a", 200), 0, false, []string{"漢\t" + strings.Repeat("a", 200)}},
+		{"fits", "abcdefghij", 12, false, []string{"abcdefghij"}},
+		{"empty", "", 12, false, []string{""}},
+		{"hard", "abc def ghi jkl", 12, false, []string{"abc def gh", "i jkl"}},
+		{"words", "abc def ghi jkl", 12, true, []string{"abc def ", "ghi jkl"}},
+		{"blanks", "a" + strings.Repeat(" ", 12) + "b", 12, false, []string{"a         ", "   b"}},
+		{"many blanks", "a" + strings.Repeat(" ", 6000) + "b", 22, false, []string{"a␠×6000␠b"}},
+		{"wide", "漢字漢字漢字", 13, false, []string{"漢字漢字漢", "字"}},
+		{"marks stay", "aaaaaaaae\u0301\u0301", 12, false, []string{"aaaaaaaa", "e\u0301\u0301"}},
+		{"flags", "🇩🇪🇫🇷🇩🇪", 12, false, []string{"🇩🇪🇫", "🇷🇩🇪"}},
+		{"tabs", "a\tb\tc", 12, false, []string{"a       b ", "      c"}},
+		{"colour", "\x1b[1mabcdefghijkl\x1b[0mmn", 12, false, []string{"\x1b[1mabcdefghij\x1b[0m", "\x1b[1mkl\x1b[0mmn"}},
+		{"too narrow", "abcdefghij", 3, false, []string{"abcdefgh", "ij"}},
+	} {
+		if diff := cmp.Diff(tt.want, style{width: tt.width}.rows(tt.text, 2, tt.words)); diff != "" {
+			t.Errorf("%s: rows (-want +got):\n%s", tt.name, diff)
+		}
+	}
+}
+
 func TestQuote(t *testing.T) {
 	for _, tt := range []struct{ s, want string }{
 		{"plain/path-1.json", "plain/path-1.json"},

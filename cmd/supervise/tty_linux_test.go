@@ -19,8 +19,8 @@ import (
 
 func init() { terminalCommand = onTerminal }
 
-// openPTY returns the two ends of a new terminal of 100 columns.
-func openPTY() (ours, theirs *os.File, err error) {
+// openPTY returns the two ends of a new terminal.
+func openPTY(rows, cols uint16) (ours, theirs *os.File, err error) {
 	ours, err = os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
 	if err != nil {
 		return nil, nil, err
@@ -31,7 +31,7 @@ func openPTY() (ours, theirs *os.File, err error) {
 		err = unix.IoctlSetPointerInt(fd, unix.TIOCSPTLCK, 0)
 	}
 	if err == nil {
-		err = unix.IoctlSetWinsize(fd, unix.TIOCSWINSZ, &unix.Winsize{Row: 40, Col: 100})
+		err = unix.IoctlSetWinsize(fd, unix.TIOCSWINSZ, &unix.Winsize{Row: rows, Col: cols})
 	}
 	if err == nil {
 		theirs, err = os.OpenFile(fmt.Sprintf("/dev/pts/%d", n), os.O_RDWR|unix.O_NOCTTY, 0)
@@ -43,7 +43,8 @@ func openPTY() (ours, theirs *os.File, err error) {
 }
 
 // onTerminal N OUT [QUESTION=ANSWER]... -- ARGS... runs supervise on a terminal, wants exit code N and saves what the terminal
-// showed in the file OUT. Each answer is typed once its question (a part of it) has been shown.
+// showed in the file OUT. Each answer is typed once its question (a part of it) has been shown. The terminal is
+// $SIZE large, 40x100 without.
 func onTerminal(ts *testscript.TestScript, neg bool, args []string) {
 	sep := slices.Index(args, "--")
 	if neg || sep < 2 {
@@ -51,7 +52,12 @@ func onTerminal(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	want, err := strconv.Atoi(args[0])
 	ts.Check(err)
-	ours, theirs, err := openPTY()
+	rows, cols := uint16(40), uint16(100)
+	if size := ts.Getenv("SIZE"); size != "" {
+		_, err := fmt.Sscanf(size, "%dx%d", &rows, &cols)
+		ts.Check(err)
+	}
+	ours, theirs, err := openPTY(rows, cols)
 	ts.Check(err)
 	self, err := os.Executable()
 	ts.Check(err)

@@ -1,6 +1,9 @@
 package main
 
 import (
+	"context"
+	"errors"
+
 	"github.com/spf13/cobra"
 
 	"github.com/bot-bottle/supervise/internal/operator"
@@ -30,6 +33,9 @@ The agent is not told. Its next request is refused, and it asks again.`,
 			defer stop()
 			res, err := d.Undo(ctx, ref, progress)
 			progress.Flush()
+			if errors.Is(err, operator.ErrNotUndoable) {
+				return notUndone(cmd.Context(), d, ref, err)
+			}
 			if err != nil {
 				return err
 			}
@@ -49,6 +55,22 @@ The agent is not told. Its next request is refused, and it asks again.`,
 	}
 	a.deskFlags(cmd)
 	return cmd
+}
+
+// notUndone says what there is to do, where that is not to change the file by hand.
+func notUndone(ctx context.Context, d *desk, ref operator.Ref, err error) error {
+	p, serr := d.Show(ctx, ref, nil)
+	switch {
+	case serr != nil:
+		return err
+	case p.Decision == nil:
+		return hint(err, "supervise reject %s says no to it", ref)
+	case p.Decision.State == operator.Undone:
+		return &operator.DecidedError{Ref: ref, Status: "undone", By: p.Decision.UndoneBy, Via: p.Decision.Via, At: p.Decision.UndoneAt}
+	case p.Decision.State == operator.Answered:
+		return hint(err, "") // nothing was changed, so there is nothing to do
+	}
+	return err
 }
 
 // completeApplied offers the last changes that were made.

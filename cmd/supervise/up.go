@@ -60,6 +60,7 @@ was kept: open proposals, routes, the CA.`,
 			defer stop()
 			ctx, stop = signal.NotifyContext(ctx, syscall.SIGHUP) // the terminal was closed
 			defer stop()
+			defer catchPipe()()
 			return a.up(ctx, o)
 		},
 	}
@@ -138,18 +139,25 @@ bottles:
 	return nil
 }
 
-// taken explains a port that somebody else has.
-func taken(err error, flag, what string) error {
+// taken explains a port that somebody else has; up has flags for it and none of the settings that err may name.
+func taken(err error, flag, addr, what string) error {
 	if errors.Is(err, syscall.EADDRINUSE) {
-		return hint(err, "something else listens there, perhaps another 'supervise up'; %s moves %s", flag, what)
+		return hint(fmt.Errorf("%s cannot listen on %s: %w", what, addr, syscall.EADDRINUSE), "something else listens there, perhaps another 'supervise up'; %s moves %s", flag, what)
 	}
 	return err
 }
 
 func (a *app) up(ctx context.Context, o upOptions) error {
 	for _, addr := range []struct{ flag, value string }{{"--egress", o.egress}, {"--listen", o.listen}, {"--web", o.web}} {
-		if _, _, err := net.SplitHostPort(addr.value); err != nil {
-			return usagef("such as "+addr.flag+" 127.0.0.1:9200", "up: %s %q is not HOST:PORT", addr.flag, addr.value)
+		host, port, err := net.SplitHostPort(addr.value)
+		switch {
+		case err != nil:
+			return usagef("such as "+addr.flag+" 127.0.0.1:9200", "up: %s %s is not HOST:PORT", addr.flag, quote(addr.value))
+		case !loopback(host): // nothing here asks who is there
+			return usagef("up is for this machine alone, such as "+addr.flag+" "+net.JoinHostPort("127.0.0.1", port)+"; docs/deployment.md is for more",
+				"up: %s %s is beyond loopback", addr.flag, quote(addr.value))
+		case !isPort(port):
+			return usagef("such as "+addr.flag+" 127.0.0.1:9200", "up: %s %s has no port from 0 to 65535", addr.flag, quote(addr.value))
 		}
 	}
 	l := layout{o.dir}
@@ -166,7 +174,7 @@ func (a *app) up(ctx context.Context, o upOptions) error {
 	}
 	proxy, err := egress.New(egress.Options{Addr: o.egress, RoutesFile: l.routes(), CACert: cert, CAKey: key, Env: a.env, Logger: log})
 	if err != nil {
-		return taken(err, "--egress", "the proxy")
+		return taken(err, "--egress", o.egress, "the proxy")
 	}
 	o.egress = proxy.Addr().String()
 	side, err := openSidecar(sidecarOptions{
@@ -177,7 +185,7 @@ func (a *app) up(ctx context.Context, o upOptions) error {
 	if err != nil {
 		stopped, stop := context.WithCancel(ctx)
 		stop()
-		return errors.Join(taken(err, "--listen", "the sidecar"), proxy.Run(stopped)) // which gives its port back
+		return errors.Join(taken(err, "--listen", o.listen, "the sidecar"), proxy.Run(stopped)) // which gives its port back
 	}
 	o.listen = side.srv.Addr().String()
 	giveUp := func(err error) error {
@@ -202,7 +210,7 @@ func (a *app) up(ctx context.Context, o upOptions) error {
 	defer signal.Stop(usr1)
 	w, err := a.listenWeb(d, webOptions{listen: o.web, debug: o.debug})
 	if err != nil {
-		return giveUp(taken(err, "--web", "the browser desk"))
+		return giveUp(taken(err, "--web", o.web, "the browser desk"))
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return proxy.Run(ctx) })
@@ -210,7 +218,7 @@ func (a *app) up(ctx context.Context, o upOptions) error {
 	g.Go(func() error { return d.Run(ctx) })
 	g.Go(func() error { return w.Run(ctx, w.ln) })
 	g.Go(func() error {
-		if err := a.printf("%s", banner(a, l, o, w.Link())); err != nil {
+		if err := a.printf("%s", banner(a, l, o, w.links())); err != nil {
 			return err
 		}
 		for {
@@ -218,7 +226,7 @@ func (a *app) up(ctx context.Context, o upOptions) error {
 			case <-ctx.Done():
 				return nil
 			case <-usr1:
-				if err := a.printf("  %s\n", w.Link()); err != nil {
+				if err := a.printf("%s", w.links()); err != nil {
 					return err
 				}
 			}
@@ -241,15 +249,14 @@ const bannerText = `{{bold "supervise is up"}}, bottle {{.Bottle}}, everything u
     -d '{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"egress-block","arguments":{"host":"example.com","justification":"to see how it works"}}}'
 
 {{bold "Decide"}}, in a browser (the link signs it in, once):
-  {{.Link}}
-{{bold "or"}} in another shell:
+{{.Links}}{{bold "or"}} in another shell:
   {{.Self}} review --config {{.Config}}
   {{.Self}} list --config {{.Config}}
   {{.Self}} approve ID --config {{.Config}}
 
 `
 
-func banner(a *app, l layout, o upOptions, link string) string {
+func banner(a *app, l layout, o upOptions, links string) string {
 	abs := func(path string) string {
 		if p, err := filepath.Abs(path); err == nil {
 			return quote(p)
@@ -259,7 +266,7 @@ func banner(a *app, l layout, o upOptions, link string) string {
 	var b bytes.Buffer
 	t := template.Must(template.New("").Funcs(template.FuncMap{"bold": a.style.bold}).Parse(bannerText))
 	err := t.Execute(&b, map[string]string{
-		"Link": link, "Bottle": o.bottle, "Dir": l.dir, "Listen": o.listen, "Egress": o.egress,
+		"Links": links, "Bottle": o.bottle, "Dir": l.dir, "Listen": o.listen, "Egress": o.egress,
 		"CA": abs(filepath.Join(l.ca(), "public", "ca.pem")), "Config": quote(l.config()), "Self": self(),
 	})
 	if err != nil {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"cmp"
+	"fmt"
 	"runtime/debug"
 
 	"github.com/spf13/cobra"
@@ -32,6 +33,13 @@ func built() versionJSON {
 	return v
 }
 
+func (v versionJSON) String() string {
+	if v.Revision != "" {
+		return fmt.Sprintf("supervise %s, revision %s, %s", v.Version, v.Revision, v.Go)
+	}
+	return fmt.Sprintf("supervise %s, %s", v.Version, v.Go)
+}
+
 func newVersion(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "version",
@@ -43,10 +51,7 @@ func newVersion(a *app) *cobra.Command {
 			if a.json {
 				return a.printJSON(v)
 			}
-			if v.Revision != "" {
-				return a.printf("supervise %s, revision %s, %s\n", v.Version, v.Revision, v.Go)
-			}
-			return a.printf("supervise %s, %s\n", v.Version, v.Go)
+			return a.printf("%s\n", v)
 		},
 	}
 	a.jsonFlag(cmd)

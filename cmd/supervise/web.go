@@ -4,7 +4,9 @@ package main
 
 import (
 	"bufio"
+	"cmp"
 	"context"
+	"crypto/rand"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -12,7 +14,10 @@ import (
 	"net/netip"
 	"os"
 	"os/signal"
+	"path/filepath"
+	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 
@@ -20,6 +25,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/bot-bottle/supervise/internal/config"
 	"github.com/bot-bottle/supervise/internal/operator/web"
 )
 
@@ -32,6 +38,7 @@ type webOptions struct {
 	hosts     []string
 	cert, key string
 	insecure  bool
+	metrics   string
 	debug     bool
 }
 
@@ -45,8 +52,10 @@ buttons that decide. It prints a link that signs one browser in, once; Enter, or
 another, and a browser that is signed in can make one for the next. Sessions end after 12 hours
 without use, after 7 days, and with the command.
 
-It listens on loopback. Beyond it wants TLS (--tls-cert, --tls-key) or --insecure, which lets
-everybody on the way read and decide; names under which browsers reach it go into --host.
+It listens on loopback, under a name of its own (supervise-….localhost), since a browser sends
+the cookie that signs it in to every port of the same host. Beyond loopback it wants TLS
+(--tls-cert, --tls-key) or --insecure, which lets everybody on the way read and decide; names
+under which browsers reach it go into --host.
 
 While it runs it also finishes what interrupted commands left, every five seconds, and tells
 people of what waits, as the notify section of supervise.yaml says.`,
@@ -63,6 +72,7 @@ people of what waits, as the notify section of supervise.yaml says.`,
 	f.StringVar(&o.cert, "tls-cert", "", "the certificate `file`, PEM")
 	f.StringVar(&o.key, "tls-key", "", "its key `file`, PEM")
 	f.BoolVar(&o.insecure, "insecure", false, "listen beyond loopback without TLS")
+	f.StringVar(&o.metrics, "metrics", "", "`address`, HOST:PORT, of a listener of its own with Prometheus metrics at /metrics (else SUPERVISE_METRICS; unset: none)")
 	f.BoolVar(&o.debug, "debug", false, "log more")
 	must(cmd.MarkFlagFilename("tls-cert", "pem", "crt"))
 	must(cmd.MarkFlagFilename("tls-key", "pem", "key"))
@@ -84,9 +94,20 @@ func (a *app) web(ctx context.Context, o webOptions) (err error) {
 		return err
 	}
 	defer w.ln.Close()
-	n, err := a.notifier(d, w.url, newLog(a.err, o.debug))
+	log := newLog(a.err, o.debug)
+	n, err := a.notifier(d, w.url, log)
 	if err != nil {
 		return err
+	}
+	var shown *metricsServer
+	if o.metrics = cmp.Or(o.metrics, a.env("SUPERVISE_METRICS")); o.metrics != "" {
+		if err := config.CheckMetrics(o.metrics); err != nil {
+			return usagef("an address that the monitoring reaches, and no bottle", "--metrics (SUPERVISE_METRICS) %s: %v", quote(o.metrics), err)
+		}
+		if shown, err = listenMetrics(o.metrics, deskMetrics(d), log); err != nil {
+			return hint(err, "SUPERVISE_METRICS, or --metrics, moves it")
+		}
+		defer shown.ln.Close()
 	}
 	if err := a.recover(ctx, d); err != nil {
 		return err
@@ -97,6 +118,10 @@ func (a *app) web(ctx context.Context, o webOptions) (err error) {
 	g.Go(func() error { return d.Run(ctx) })
 	g.Go(func() error { return w.Run(ctx, w.ln) })
 	g.Go(func() error { return n.Run(ctx) })
+	if shown != nil {
+		log.Info("metrics on http://" + shown.ln.Addr().String() + "/metrics")
+		g.Go(func() error { return shown.Run(ctx) })
+	}
 	how := "SIGUSR1 makes another."
 	lines := make(chan struct{})
 	if a.inTTY {
@@ -126,7 +151,7 @@ func (a *app) web(ctx context.Context, o webOptions) (err error) {
 			return err
 		}
 		for {
-			if err := a.printf("  %s\n\n", w.Link()); err != nil {
+			if err := a.printf("%s\n", w.links()); err != nil {
 				return err
 			}
 			select {
@@ -147,11 +172,23 @@ type webDesk struct {
 	url string
 }
 
+// links is a new link, as it is printed.
+func (w *webDesk) links() string {
+	link, plain := w.Links()
+	if plain == "" {
+		return "  " + link + "\n"
+	}
+	return "  " + link + "\n  or, where .localhost does not resolve: " + plain + "\n"
+}
+
 // listenWeb prepares the web desk over d. Whoever calls runs it and closes the listener.
 func (a *app) listenWeb(d *desk, o webOptions) (*webDesk, error) {
-	host, _, err := net.SplitHostPort(o.listen)
+	host, port, err := net.SplitHostPort(o.listen)
 	if err != nil {
 		return nil, usagef("such as --listen "+defaultWeb, "--listen %s: %v", quote(o.listen), err)
+	}
+	if !isPort(port) {
+		return nil, usagef("such as --listen "+defaultWeb, "--listen %s has no port from 0 to 65535", quote(o.listen))
 	}
 	if host == "" {
 		return nil, usagef("such as --listen "+defaultWeb+"; 0.0.0.0 is every address", "--listen %s: the host is missing", quote(o.listen))
@@ -172,7 +209,11 @@ func (a *app) listenWeb(d *desk, o webOptions) (*webDesk, error) {
 			"--listen %s is beyond loopback, without TLS", quote(o.listen))
 	}
 	for _, h := range o.hosts {
-		opts.Hosts = append(opts.Hosts, strings.ToLower(strings.TrimSuffix(strings.Trim(h, "[]"), ".")))
+		name := strings.ToLower(strings.TrimSuffix(strings.Trim(h, "[]"), "."))
+		if _, err := netip.ParseAddr(name); err != nil && !hostRE.MatchString(name) {
+			return nil, usagef("a name alone, such as --host desk.example.com", "--host %s is no host's name", quote(h))
+		}
+		opts.Hosts = append(opts.Hosts, name)
 	}
 	ln, err := net.Listen("tcp", o.listen)
 	if errors.Is(err, syscall.EADDRINUSE) {
@@ -181,17 +222,46 @@ func (a *app) listenWeb(d *desk, o webOptions) (*webDesk, error) {
 	if err != nil {
 		return nil, fmt.Errorf("listening for browsers: %w", err)
 	}
-	_, port, err := net.SplitHostPort(ln.Addr().String())
+	_, port, err = net.SplitHostPort(ln.Addr().String())
 	if err != nil {
 		return nil, errors.Join(err, ln.Close())
 	}
-	name, err := linkName(host, &opts)
+	var name string
+	if len(o.hosts) == 0 && scheme == "http" && loopback(host) {
+		// Whatever else listens on this machine, a bottle's port that was published, shares a host with us otherwise,
+		// and gets our cookies.
+		if name, err = ownName(d.root); err == nil {
+			opts.Hosts = append(opts.Hosts, name)
+			opts.Plain = scheme + "://" + net.JoinHostPort(host, port)
+		}
+	} else {
+		name, err = linkName(host, &opts)
+	}
 	if err != nil {
 		return nil, errors.Join(err, ln.Close())
 	}
 	opts.URL = scheme + "://" + net.JoinHostPort(name, port)
 	return &webDesk{web.New(opts), ln, opts.URL}, nil
 }
+
+// ownName is a host name that resolves to loopback and that nobody else knows. It stays the same, for bookmarks and for
+// links that were sent.
+func ownName(root string) (string, error) {
+	file := filepath.Join(root, ".desk", "web-name")
+	b, err := os.ReadFile(file)
+	if name := strings.TrimSpace(string(b)); err == nil && ownNameRE.MatchString(name) {
+		return name, nil
+	}
+	if err == nil || errors.Is(err, os.ErrNotExist) {
+		name := "supervise-" + strings.ToLower(rand.Text()[:8]) + ".localhost"
+		if err = os.WriteFile(file, []byte(name+"\n"), 0o600); err == nil {
+			return name, nil
+		}
+	}
+	return "", fmt.Errorf("keeping the name of the desk: %w", err)
+}
+
+var ownNameRE = regexp.MustCompile(`^supervise-[a-z2-7]{8}\.localhost$`)
 
 // linkName is the host of the links: what the operator names, else what is listened on.
 func linkName(host string, opts *web.Options) (string, error) {
@@ -210,6 +280,14 @@ func linkName(host string, opts *web.Options) (string, error) {
 		opts.Hosts = append(opts.Hosts, strings.ToLower(host))
 	}
 	return host, nil
+}
+
+var hostRE = regexp.MustCompile(`^[a-z0-9_]([a-z0-9_.-]*[a-z0-9_])?$`)
+
+// isPort tells whether net.Listen may take it: what is no number it would look up as the name of a service.
+func isPort(port string) bool {
+	_, err := strconv.ParseUint(port, 10, 16)
+	return err == nil
 }
 
 func loopback(host string) bool {

@@ -187,6 +187,15 @@ func TestOutcomes(t *testing.T) {
 		{"pipelock alone", func(w *world) {}, blocked(t, "https://a.com/x?y"), queue.Unverified, "pipelock: not verified, it does not show its table"},
 		{"pipelock covered", func(w *world) {}, blocked(t, "https://pypi.org/x"), queue.Unchanged, ""},
 		{"only the gate was closed", func(w *world) { w.write(w.egress, "routes: [{host: a.com}]\n"); w.proxy.load(t) }, route(t, "a.com"), queue.Unverified, "pipelock: not verified"},
+		{"written by hand and in force", func(w *world) {
+			w.write(w.egress, "routes: [{host: pypi.org}]\n")
+			w.proxy.load(t)
+		}, route(t, "pypi.org"), queue.Unchanged, "egress: it was live at "},
+		{"written by hand and not in force", func(w *world) { w.write(w.egress, "routes: [{host: pypi.org}]\n") }, route(t, "pypi.org"), queue.Live, "egress: it was in the file already and not in force; verified at "},
+		{"written by hand, and nobody can tell", func(w *world) {
+			w.write(w.egress, "routes: [{host: pypi.org}]\n")
+			w.cfg.Egress.AllowlistURL = ""
+		}, route(t, "pypi.org"), queue.Unverified, "egress: it was in the file already, and the proxy was told to read it"},
 		{"nothing managed", func(w *world) { w.cfg = config.Bottle{} }, route(t, "a.com"), queue.Unverified, "not managed here, to be done by hand: egress"},
 		{"egress not managed", func(w *world) { w.cfg.Egress = nil }, route(t, "a.com"), queue.Unverified, "not managed here, to be done by hand: egress"},
 		{"built", func(w *world) {}, image(t, "FROM x\n"), queue.Live, "built; it takes effect when the bottle is replaced"},
@@ -220,7 +229,8 @@ func TestApplyFails(t *testing.T) {
 		err   string
 	}{
 		{"a proxy that does not reload", func(w *world) { w.proxy.deaf = true }, route(t, "a.com"), "verify", KindEgress, "not seen live at http"},
-		{"a proxy that is away", func(w *world) { w.cfg.Egress.AllowlistURL = "http://127.0.0.1:1/allowlist" }, route(t, "a.com"), "verify", KindEgress, "connection refused"},
+		{"a proxy that is away", func(w *world) { w.cfg.Egress.AllowlistURL = "http://127.0.0.1:1/allowlist" }, route(t, "a.com"), "verify", KindEgress, "connection refused (is it running?)"},
+		{"in the file already, and the proxy is away", func(w *world) { w.cfg.Egress.AllowlistURL = "http://127.0.0.1:1/allowlist" }, route(t, "pypi.org", "/simple/x"), "verify", KindEgress, "not seen live at http"},
 		{"a foreign proxy that does not reload", func(w *world) { w.proxy.bare, w.proxy.deaf = true, true }, route(t, "a.com"), "verify", KindEgress, "host a.com is not there"},
 		{"an invalid file, says the proxy", func(w *world) { w.proxy.error = "line 3:\x1b[2J no" }, route(t, "a.com"), "verify", KindEgress, `the proxy says: line 3:\x1b[2J no`},
 		{"no token", func(w *world) { w.proxy.token = "missing" }, withAuth(t, "a.com"), "verify", KindEgress, "the proxy has no value for GH_TOKEN, which host a.com needs"},

@@ -36,13 +36,14 @@ func (l *Local) Apply(ctx context.Context, plan *Plan, progress io.Writer) (Resu
 	if plan.Blocked != nil {
 		return Result{}, &Failure{Step: "check", Path: plan.Bottle, Err: plan.Blocked}
 	}
-	var written []Image
+	var written, standing []Image
 	for _, t := range plan.Targets {
+		im := ImageOf(t)
 		if !t.Changed() {
 			j.tell.say("%s: nothing to change in %s", t.Kind, t.Path)
+			standing = append(standing, im)
 			continue
 		}
-		im := ImageOf(t)
 		done, f := j.put(ctx, im, t.After)
 		if done {
 			written = append(written, im)
@@ -55,17 +56,57 @@ func (l *Local) Apply(ctx context.Context, plan *Plan, progress io.Writer) (Resu
 		}
 	}
 	res, f := j.outcome(ctx, written, false)
+	if f == nil {
+		f = j.standing(ctx, &res, standing)
+	}
 	if f != nil {
 		return Result{}, j.fail(ctx, f, written)
 	}
-	switch {
-	case len(plan.Unmanaged) > 0:
+	if len(plan.Unmanaged) > 0 {
 		res.Outcome = queue.Unverified
 		res.Notes = append(res.Notes, fmt.Sprintf("not managed here, to be done by hand: %s", joinKinds(plan.Unmanaged)))
-	case len(written) == 0:
-		res.Outcome = queue.Unchanged
 	}
 	return res, nil
+}
+
+// standing looks whether what was in the file already is in force: a person may have written it there, and the proxy not
+// have read it, which is why the agent asks.
+func (j *job) standing(ctx context.Context, res *Result, images []Image) *Failure {
+	e := j.cfg.Egress
+	for _, im := range images {
+		if im.Kind != KindEgress || e == nil {
+			continue
+		}
+		note := func(outcome queue.Outcome, format string, args ...any) {
+			res.Outcome = outcome
+			res.Notes = append(res.Notes, fmt.Sprintf(format, args...))
+			j.tell.say(format, args...)
+		}
+		route, err := routes.ParseCanonical(im.EntryAfter)
+		if err != nil {
+			return &Failure{Step: "verify", Kind: im.Kind, Path: im.Path, Err: err}
+		}
+		want := expectation{sha: im.AfterSHA256, host: j.host, route: route}
+		if e.AllowlistURL != "" {
+			if _, err := j.verify(ctx, *e, want, 0); err == nil {
+				note(res.Outcome, "egress: it was live at %s already", e.AllowlistURL)
+				continue
+			}
+		}
+		if f := j.activate(ctx, im); f != nil {
+			return f
+		}
+		if e.AllowlistURL == "" {
+			note(queue.Unverified, "egress: it was in the file already, and the proxy was told to read it; not verified, no allowlist_url is configured")
+			continue
+		}
+		took, err := j.verify(ctx, *e, want, j.opts.VerifyTimeout)
+		if err != nil {
+			return &Failure{Step: "verify", Kind: im.Kind, Path: im.Path, Err: err}
+		}
+		note(queue.Live, "egress: it was in the file already and not in force; verified at %s after %d ms", e.AllowlistURL, took.Milliseconds())
+	}
+	return nil
 }
 
 // put writes one target.
@@ -177,7 +218,7 @@ func (j *job) outcome(ctx context.Context, changed []Image, undo bool) (Result, 
 			route, err := routes.ParseCanonical(text)
 			var took time.Duration
 			if err == nil {
-				took, err = j.verify(ctx, *e, expectation{sha: im.AfterSHA256, host: j.host, route: route, most: undo})
+				took, err = j.verify(ctx, *e, expectation{sha: im.AfterSHA256, host: j.host, route: route, most: undo}, j.opts.VerifyTimeout)
 			}
 			if err != nil {
 				return Result{}, &Failure{Step: "verify", Kind: im.Kind, Path: im.Path, Err: err}
@@ -327,12 +368,14 @@ func (im Image) standsIn(data []byte) bool {
 func (l *Local) Confirm(ctx context.Context, bottle string, p payload.Payload, images []Image, progress io.Writer) (Result, error) {
 	j := l.job(bottle, p.Host, progress)
 	defer j.tell.flush()
-	var changed []Image
+	var changed, standing []Image
 	for _, im := range images {
-		if !im.changed() {
+		now, err := sum(im.Real)
+		if err == nil && !im.changed() {
+			im.AfterSHA256 = now // Inspect knows that the entry is there
+			standing = append(standing, im)
 			continue
 		}
-		now, err := sum(im.Real)
 		if err == nil && now != im.AfterSHA256 {
 			err = &ChangedError{im.Path, im.AfterSHA256, now}
 		}
@@ -347,6 +390,9 @@ func (l *Local) Confirm(ctx context.Context, bottle string, p payload.Payload, i
 		}
 	}
 	res, f := j.outcome(ctx, changed, false)
+	if f == nil {
+		f = j.standing(ctx, &res, standing)
+	}
 	if f != nil {
 		return Result{}, uncrash(f)
 	}

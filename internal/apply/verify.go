@@ -9,6 +9,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"syscall"
 	"time"
 
 	"github.com/bot-bottle/supervise/internal/config"
@@ -134,8 +135,8 @@ func uncovered(have, want routes.Route) string {
 // requestTimeout is of one look at the table.
 const requestTimeout = time.Second
 
-// verify looks at the proxy's live table until it is as expected, and tells how long that took.
-func (l *Local) verify(ctx context.Context, e config.Egress, want expectation) (time.Duration, error) {
+// verify looks at the proxy's live table until it is as expected, once or for a while, and tells how long that took.
+func (l *Local) verify(ctx context.Context, e config.Egress, want expectation, patience time.Duration) (time.Duration, error) {
 	tr := &http.Transport{DisableKeepAlives: true} // Proxy is nil: not the environment's
 	if e.Proxy != "" {
 		u, err := url.Parse(e.Proxy)
@@ -146,7 +147,7 @@ func (l *Local) verify(ctx context.Context, e config.Egress, want expectation) (
 	}
 	client := &http.Client{Transport: tr, Timeout: requestTimeout, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 	start := time.Now()
-	deadline := time.NewTimer(l.opts.VerifyTimeout)
+	deadline := time.NewTimer(patience)
 	defer deadline.Stop()
 	tick := time.NewTicker(l.opts.VerifyEvery)
 	defer tick.Stop()
@@ -161,12 +162,18 @@ func (l *Local) verify(ctx context.Context, e config.Egress, want expectation) (
 		if f, ok := errors.AsType[final](err); ok {
 			return 0, f.error
 		}
+		if patience == 0 {
+			return 0, err
+		}
 		select {
 		case <-ctx.Done():
 			return 0, context.Cause(ctx)
 		case <-deadline.C:
-			return 0, fmt.Errorf("not seen live at %s within %v: %w (does the proxy reload? if the file is mounted singly into its container, mount the directory instead)",
-				e.AllowlistURL, l.opts.VerifyTimeout, err)
+			why := "does the proxy reload? if the file is mounted singly into its container, mount the directory instead"
+			if errors.Is(err, syscall.ECONNREFUSED) {
+				why = "is it running?"
+			}
+			return 0, fmt.Errorf("not seen live at %s within %v: %w (%s)", e.AllowlistURL, patience, err, why)
 		case <-tick.C:
 		}
 	}

@@ -16,6 +16,9 @@ func FuzzPayloadAndRoutesAgree(f *testing.F) {
 	f.Add("a.example", "/{x}")
 	f.Add("a.example", "/ü/%20")
 	f.Add("a.example", "/#x: y")
+	f.Add("a.example", "/a\ufffd")
+	f.Add("a.example", "/a\ufeff")
+	f.Add("a.example", "/漢/e\u0301/\u202e\u200b\u00ad/\U0001f642")
 	f.Fuzz(func(t *testing.T, host, path string) {
 		p, err := payload.NewEgress(payload.Route{Host: host, PathAllowlist: []string{path}})
 		if err != nil {

@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"path/filepath"
 	"slices"
 	"time"
+	"unicode/utf8"
 
 	"github.com/bot-bottle/supervise/internal/apply"
 	"github.com/bot-bottle/supervise/internal/payload"
@@ -18,7 +20,7 @@ import (
 const replaceAfter = 10 * time.Second
 
 // Approve makes the change and, once it is live, answers the agent. Errors: [ErrNotFound], [*StaleError],
-// [*DecidedError], [*DangerError], [*UnmanagedError], [*EditError], [ErrBlocked], and [*apply.Failure] for a change
+// [*DecidedError], [*DangerError], [*UnmanagedError], [*EditError], [ErrBlocked], [*InTheWayError], and [*apply.Failure] for a change
 // that did not hold: that proposal is open again.
 func (d *Desk) Approve(ctx context.Context, ref Ref, dec Decision) (*Result, error) {
 	res, rec, err := d.approve(ctx, ref, dec)
@@ -74,6 +76,9 @@ func (d *Desk) approve(ctx context.Context, ref Ref, dec Decision) (*Result, *Re
 	}
 	if len(c.Unmanaged) > 0 && !dec.Unmanaged {
 		return nil, nil, &UnmanagedError{ref, c.Unmanaged}
+	}
+	if err := d.answerable(ctx, ref); err != nil {
+		return nil, nil, err
 	}
 
 	rec = d.claim(e, rec, queue.Approved, dec.Notes)
@@ -158,6 +163,19 @@ func (d *Desk) undecided(ctx context.Context, ref Ref) (queue.Entry, *Record, er
 	return e, rec, nil
 }
 
+// answerable looks whether the response's name is free. It may be taken afterwards all the same: see Undo.
+func (d *Desk) answerable(ctx context.Context, ref Ref) error {
+	e, err := d.entry(ctx, ref)
+	if err == nil && e.Response == nil && e.BadResponse != nil {
+		return d.inTheWay(ref, e.BadResponse, "")
+	}
+	return err
+}
+
+func (d *Desk) inTheWay(ref Ref, bad *queue.BadError, decided queue.Status) *InTheWayError {
+	return &InTheWayError{Ref: ref, File: safetext.Line(filepath.Join(d.opts.Root, ref.Bottle, bad.Name), 0), Reason: bad.Reason, Decided: decided}
+}
+
 func decidedBy(ref Ref, rec *Record) error {
 	return &DecidedError{Ref: ref, Status: rec.Status, By: rec.By, Via: rec.Via, At: rec.At}
 }
@@ -202,7 +220,7 @@ func (d *Desk) failed(ctx context.Context, rec *Record, cause error) error {
 			rec.Error += safetext.Untrusted("\nnot put back: " + left)
 		}
 	}
-	if err := d.ledger.Ensure(ctx, rec.entry(EventFailed)); err != nil {
+	if err := d.ledger.Ensure(ctx, rec.At, rec.entry(EventFailed)); err != nil {
 		return err
 	}
 	if err := d.store.save(rec); err != nil {
@@ -218,7 +236,7 @@ func (d *Desk) finish(ctx context.Context, rec *Record, applied apply.Result, im
 	if rec.Unmanaged {
 		rec.Outcome = queue.Unverified
 	}
-	if err := d.ledger.Ensure(ctx, rec.entry(EventApplied)); err != nil {
+	if err := d.ledger.Ensure(ctx, rec.At, rec.entry(EventApplied)); err != nil {
 		return nil, unfinished(ref, err)
 	}
 	rec.State, rec.Error = Applied, ""
@@ -246,6 +264,9 @@ func (d *Desk) answer(ctx context.Context, rec *Record, images []apply.Image) er
 	err := d.opts.Inbox.Respond(ctx, rec.Bottle, resp)
 	if err != nil {
 		have, gone := d.standing(ctx, ref, err)
+		if bad, ok := errors.AsType[*queue.BadError](err); ok && have == nil && !gone && bad.Name == string(ref.ID)+".response.json" {
+			return d.inTheWay(ref, bad, rec.Status)
+		}
 		if !gone && have == nil {
 			return unfinished(ref, fmt.Errorf("answering: %w", err)) // the mailbox is full or out of reach: later
 		}
@@ -295,7 +316,7 @@ func (d *Desk) lost(ctx context.Context, rec *Record, images []apply.Image, have
 	rec.State, rec.ReplacePending = Foreign, false
 	rec.Error = "another program answered first; our change was taken back"
 	if have != nil {
-		rec.Status, rec.Notes = have.Status, safetext.Untrusted(have.Notes)
+		rec.Status, rec.Notes = have.Status, cut(safetext.Untrusted(have.Notes), maxForeignText)
 	} else {
 		rec.Error = "the proposal is gone from its mailbox; our change was taken back"
 	}
@@ -303,7 +324,7 @@ func (d *Desk) lost(ctx context.Context, rec *Record, images []apply.Image, have
 		rec.Error += safetext.Untrusted(", but not all of it: " + perr.Error())
 	}
 	rec.By, rec.Via = "", "foreign"
-	if err := d.ledger.Ensure(ctx, rec.entry(EventForeign)); err != nil {
+	if err := d.ledger.Ensure(ctx, rec.At, rec.entry(EventForeign)); err != nil {
 		return unfinished(ref, err)
 	}
 	if err := d.store.save(rec); err != nil {
@@ -339,18 +360,37 @@ func (d *Desk) remember(rec *Record) {
 	}
 }
 
+// What a ledger line takes of the texts in a record; escaped, a byte may be six.
+const (
+	maxLineText = 8 << 10
+	maxTool     = 128
+)
+
+// cut shortens a text to max bytes and says how much is missing.
+func cut(s safetext.Untrusted, max int) safetext.Untrusted {
+	raw := s.Raw()
+	if len(raw) <= max {
+		return s
+	}
+	for max > 0 && !utf8.RuneStart(raw[max]) {
+		max--
+	}
+	return safetext.Untrusted(fmt.Sprintf("%s… (%d bytes more)", raw[:max], len(raw)-max))
+}
+
 // entry is the ledger line for what happened to a record.
 func (r *Record) entry(event string) LedgerEntry {
-	e := LedgerEntry{Event: event, Bottle: r.Bottle, ID: r.ID, Attempt: r.Attempt, Tool: r.Tool, Status: r.Status, Outcome: r.Outcome,
-		By: r.By, Via: r.Via, Notes: r.Notes, Accepted: r.Accepted, Digest: r.Digest, Error: r.Error}
+	tool := cut(safetext.Untrusted(r.Tool), maxTool) // a hostile sidecar's may be anything
+	e := LedgerEntry{Event: event, Bottle: r.Bottle, ID: r.ID, Attempt: r.Attempt, Tool: tool.Raw(), Status: r.Status, Outcome: r.Outcome,
+		By: r.By, Via: r.Via, Notes: cut(r.Notes, maxLineText), Accepted: r.Accepted, Digest: r.Digest, Error: cut(r.Error, maxLineText)}
 	file := r.Proposed
 	if r.FinalFile != "" {
 		file = r.FinalFile
 	}
 	if q, err := payload.Parse(r.Tool, file.Raw()); err == nil {
-		e.Summary = safetext.Untrusted(q.Summary())
+		e.Summary = cut(safetext.Untrusted(q.Summary()), maxLineText)
 	} else {
-		e.Summary = safetext.Untrusted("malformed " + r.Tool)
+		e.Summary = "malformed " + tool
 	}
 	for _, t := range r.Targets {
 		e.Targets = append(e.Targets, LedgerTarget{t.Path, t.BeforeSHA256, t.AfterSHA256})
@@ -367,6 +407,9 @@ func (d *Desk) Reject(ctx context.Context, ref Ref, notes string) (*Result, erro
 	defer unlock()
 	e, last, err := d.undecided(ctx, ref)
 	if err != nil {
+		return nil, err
+	}
+	if err := d.answerable(ctx, ref); err != nil {
 		return nil, err
 	}
 	rec := d.claim(e, last, queue.Rejected, notes)
@@ -404,13 +447,71 @@ func (d *Desk) Dismiss(ctx context.Context, refs ...Ref) ([]*Result, error) {
 	return out, errors.Join(errs...)
 }
 
-// noteForeign records once that another program answered.
-func (d *Desk) noteForeign(ctx context.Context, e queue.Entry) error {
-	rec := foreignRecord(e)
-	if err := d.ledger.Ensure(ctx, rec.entry(EventForeign)); err != nil {
+// Another program's answers may be a hostile sidecar's, which can write and remove them all day.
+const (
+	maxForeign     = 20      // recorded of one bottle in one look
+	maxForeignDay  = 200     // recorded of one bottle in one day, UTC
+	maxForeignText = 4 << 10 // kept of each text
+)
+
+// noteForeign records once that another program answered each.
+func (d *Desk) noteForeign(ctx context.Context, all ...queue.Entry) error {
+	var lines []LedgerEntry
+	var recs []*Record
+	for _, e := range all {
+		rec := foreignRecord(e)
+		rec.Notes = cut(rec.Notes, maxForeignText)
+		lines = append(lines, rec.entry(EventForeign)) // its summary needs all of the payload
+		rec.Tool = cut(safetext.Untrusted(rec.Tool), maxTool).Raw()
+		rec.Proposed, rec.FinalFile = cut(rec.Proposed, maxForeignText), cut(rec.FinalFile, maxForeignText)
+		recs = append(recs, rec)
+	}
+	// The line of one without a record, if there is one, was written by a process that died in between.
+	if err := d.ledger.Ensure(ctx, time.Now(), lines...); err != nil {
 		return err
 	}
-	return d.store.save(rec)
+	for _, rec := range recs {
+		if err := d.store.save(rec); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// foreigns are answers of other programs that one look at a bottle found and that are not recorded yet.
+type foreigns struct {
+	first []queue.Entry // at most maxForeign
+	more  int
+}
+
+func (f *foreigns) add(e queue.Entry) {
+	if len(f.first) < maxForeign {
+		f.first = append(f.first, e)
+	} else {
+		f.more++
+	}
+}
+
+// noteForeigns is noteForeign within the limits of one look and one day. What it returns is a problem to show, if any.
+func (d *Desk) noteForeigns(ctx context.Context, bottle string, f foreigns) string {
+	if len(f.first) == 0 {
+		return ""
+	}
+	n := d.store.foreignToday(bottle)
+	now := f.first[:min(len(f.first), max(0, maxForeignDay-n))]
+	if len(now) > 0 {
+		err := d.store.countForeign(bottle, n+len(now))
+		if err == nil {
+			err = d.noteForeign(ctx, now...)
+		}
+		if err != nil {
+			return "answers of another program cannot be recorded: " + err.Error()
+		}
+	}
+	if left := len(f.first) + f.more - len(now); left > 0 && n+len(now) >= maxForeignDay {
+		return fmt.Sprintf("%d answers of another program are not recorded: there were over %d today, so the rest waits for midnight, UTC. If no program of yours answers here, the sidecar is hostile: stop the bottle", left, maxForeignDay)
+	}
+	return ""
 }
 
 func foreignRecord(e queue.Entry) *Record {

@@ -10,9 +10,13 @@
 //
 //	<slug>/<id>.json            one record a proposal: who decided what, and how far it got
 //	<slug>/<id>.<n>.<kind>      a target as it was before attempt n, for putting back and undo
+//	<slug>/foreign.json         how many answers of other programs were recorded today
+//	<slug>/seen.json            when somebody was last seen waiting; a hint
 //	<slug>/.lock                flock of whoever decides for this bottle
 //	keys/<slug>/<hash>          the last decision on the same question, for retries
 //	unfinished/<slug>.<id>      there while a record is not final, so that recovery costs nothing when there is nothing
+//	locks/                      the hand's, if it is told to keep them here
+//	.tmp/                       files in writing; what is over an hour old is removed when a desk is opened
 //	ledger.jsonl, ledger.lock   every decision and its effect, each line chained to the one before by hash
 //
 // States of a record: claimed → applied → answered (→ undone); failed is open again with the error beside it;
@@ -255,6 +259,25 @@ func (e *UnmanagedError) Error() string {
 		k = append(k, string(kind))
 	}
 	return fmt.Sprintf("proposal %s: not managed for bottle %s: %s", e.Ref, e.Ref.Bottle, strings.Join(k, ", "))
+}
+
+// InTheWayError is a file that has the name of a response and is none, so that nobody can answer the agent.
+type InTheWayError struct {
+	Ref     Ref
+	File    string       // safe to print
+	Reason  string       // what is wrong with it
+	Decided queue.Status // and recorded, so that only the answer is missing; empty: nothing is done
+}
+
+func (e *InTheWayError) Error() string {
+	way := fmt.Sprintf("%s is in the way (%s)", e.File, e.Reason)
+	switch e.Decided {
+	case "":
+		return fmt.Sprintf("proposal %s of bottle %s cannot be answered: %s. Unless another program is writing it, remove it", e.Ref, e.Ref.Bottle, way)
+	case queue.Rejected:
+		return fmt.Sprintf("proposal %s of bottle %s is rejected, but its agent cannot be told: %s. Remove it", e.Ref, e.Ref.Bottle, way)
+	}
+	return fmt.Sprintf("proposal %s of bottle %s is applied, but its agent cannot be told: %s. Remove it, or take the change back with 'supervise undo %s'", e.Ref, e.Ref.Bottle, way, e.Ref)
 }
 
 // Level is a finding's weight.

@@ -1,11 +1,14 @@
 package operator
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -375,6 +378,105 @@ func TestForeign(t *testing.T) {
 	})
 }
 
+// What a hostile sidecar answers in the operator's place costs the desk little: a bounded number of bounded records, and what
+// is not recorded is said.
+func TestForeignIsBounded(t *testing.T) {
+	r := newRig(t)
+	d := r.desk("ann@host")
+	long := strings.Repeat("é\x00\u202e", 100_000) // escaped it is over what a ledger line holds
+	file := "FROM debian:12\n# " + strings.Repeat("x", 100_000)
+	answer := func(n int) (refs []Ref) {
+		for range n {
+			ref := r.putRaw(payload.Capability, file, "the build needs it")
+			if err := r.inbox.Respond(t.Context(), "web", queue.Response{ProposalID: ref.ID, Status: queue.Modified, Notes: long, FinalFile: file}); err != nil {
+				t.Fatal(err)
+			}
+			refs = append(refs, ref)
+		}
+		return refs
+	}
+	look := func(recorded, problems int) []Problem {
+		t.Helper()
+		s, err := d.Snapshot(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(s.Items) != 0 || len(s.Problems) != problems {
+			t.Errorf("%d items, problems %+v; want none, and %d", len(s.Items), s.Problems, problems)
+		}
+		n := 0
+		for e, err := range d.History(t.Context(), HistoryFilter{}) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			if n++; e.Event != EventForeign || len(e.Notes) > 5000 || !strings.Contains(e.Notes.Raw(), "bytes more") {
+				t.Errorf("%s has notes of %d bytes", e.Event, len(e.Notes))
+			}
+		}
+		records, err := filepath.Glob(filepath.Join(r.root, ".desk", "web", "*-*.json"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range records {
+			if size := len(read(t, name)); size > 64<<10 {
+				t.Errorf("%s has %d bytes", name, size)
+			}
+		}
+		if n != recorded || len(records) != recorded {
+			t.Errorf("%d ledger lines and %d records, want %d", n, len(records), recorded)
+		}
+		return s.Problems
+	}
+
+	refs := answer(maxForeign + 5)
+	r.step = func(name string) error {
+		if name == "ledger foreign" {
+			return errCrash
+		}
+		return nil
+	}
+	if p := look(0, 1); len(p) > 0 && !strings.Contains(p[0].Text.Raw(), errCrash.Error()) {
+		t.Errorf("problem %+v, want why nothing is recorded", p)
+	}
+	r.step = nil
+	look(maxForeign, 0)
+	look(maxForeign+5, 0)
+	look(maxForeign+5, 0)
+	if rec, err := d.store.record(refs[0]); err != nil || rec.State != Foreign || rec.Status != queue.Modified || !strings.HasPrefix(rec.Notes.Raw(), "é") {
+		t.Errorf("record = %+v, %v", rec, err)
+	}
+
+	if err := d.store.countForeign("web", maxForeignDay-2); err != nil {
+		t.Fatal(err)
+	}
+	answer(5)
+	for range 2 {
+		if p := look(maxForeign+7, 1); len(p) > 0 && !strings.Contains(p[0].Text.Raw(), "3 answers of another program are not recorded") {
+			t.Errorf("problem %+v", p)
+		}
+	}
+	r.write(filepath.Join(r.root, ".desk", "web", "foreign.json"), `{"day":"2026-01-01","n":200}`)
+	look(maxForeign+10, 0)
+	r.audit(d)
+}
+
+// A tool's name may be a megabyte long, and notes too: deciding is recorded all the same.
+func TestLedgerLineIsBounded(t *testing.T) {
+	r := newRig(t)
+	d := r.desk("ann@host")
+	ref := r.putRaw(strings.Repeat("tool", 100_000), "x", "y")
+	if _, err := d.Reject(t.Context(), ref, strings.Repeat("no ", 100_000)); err != nil {
+		t.Fatal(err)
+	}
+	if resp := r.response(ref); resp == nil || len(resp.Notes) != 300_000 {
+		t.Errorf("response = %+.100v, want all of the notes", resp)
+	}
+	if ev := r.events(d, ref); !slices.Equal(ev, []string{EventDecided}) {
+		t.Errorf("ledger has %v", ev)
+	}
+	r.audit(d)
+}
+
 func TestTwoOperators(t *testing.T) {
 	r := newRig(t)
 	for round := range 100 {
@@ -635,6 +737,159 @@ func TestUndo(t *testing.T) {
 	}
 }
 
+// A hostile sidecar puts something that is no response in the response's place. Nothing is applied then; and if it comes while we apply,
+// the operator can take the change back.
+func TestResponseInTheWay(t *testing.T) {
+	way := func(r *rig, ref Ref) string {
+		return filepath.Join(r.root, "web", string(ref.ID)+".response.json")
+	}
+	inTheWay := func(t *testing.T, r *rig, ref Ref, err error, decided queue.Status) {
+		t.Helper()
+		e, ok := errors.AsType[*InTheWayError](err)
+		if !ok || e.File != way(r, ref) || e.Decided != decided {
+			t.Errorf("error %v, want that %s is in the way", err, way(r, ref))
+		}
+	}
+	for _, put := range []struct {
+		name string
+		in   func(path string) error
+	}{
+		{"fifo", func(path string) error { return syscall.Mkfifo(path, 0o600) }},
+		{"directory", func(path string) error { return os.Mkdir(path, 0o700) }},
+		{"link", func(path string) error { return os.Symlink("/dev/zero", path) }},
+		{"no JSON", func(path string) error { return os.WriteFile(path, []byte("{"), 0o600) }},
+	} {
+		t.Run(put.name+" before", func(t *testing.T) {
+			r := newRig(t)
+			d := r.desk("ann@host")
+			ref := r.put(egressFor("registry.npmjs.org", "/"))
+			seen := r.show(d, ref)
+			if err := put.in(way(r, ref)); err != nil {
+				t.Fatal(err)
+			}
+			if p := r.show(d, ref); !strings.Contains(p.Blocked, "is in the way") {
+				t.Errorf("blocked: %q", p.Blocked)
+			}
+			_, err := d.Approve(t.Context(), ref, Decision{Digest: seen.Digest, Accept: seen.Dangers()})
+			inTheWay(t, r, ref, err, "")
+			_, err = d.Reject(t.Context(), ref, "")
+			inTheWay(t, r, ref, err, "")
+			r.wantRoutes(baseRoutes)
+			if done, err := d.Recover(t.Context()); len(done) != 0 || err != nil {
+				t.Errorf("Recover = %+v, %v; want nothing to do", done, err)
+			}
+			if ev := r.events(d, ref); len(ev) != 0 {
+				t.Errorf("ledger has %v", ev)
+			}
+			if err := os.Remove(way(r, ref)); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := r.approve(d, ref); err != nil {
+				t.Error(err)
+			}
+		})
+		t.Run(put.name+" while we apply", func(t *testing.T) {
+			r := newRig(t)
+			d := r.desk("ann@host")
+			ref, other := r.put(egressFor("registry.npmjs.org", "/")), r.put(egressFor("b.example.com", "/"))
+			r.step = func(name string) error {
+				if name == "respond" {
+					return errors.Join(put.in(way(r, ref)), put.in(way(r, other)))
+				}
+				return nil
+			}
+			_, err := r.approve(d, ref)
+			inTheWay(t, r, ref, err, queue.Approved)
+			r.step = nil
+			for range 2 {
+				done, err := d.Recover(t.Context())
+				inTheWay(t, r, ref, err, queue.Approved)
+				if len(done) != 0 || strings.Contains(err.Error(), "\n") {
+					t.Errorf("Recover = %+v, %q; want one line", done, err)
+				}
+			}
+			if it := r.items(d); len(it) != 2 || it[0].State != Deciding {
+				t.Errorf("inbox = %+v", it)
+			}
+			bob := r.desk("bob@host")
+			if _, err := bob.Undo(t.Context(), ref, nil); err != nil {
+				t.Fatal(err)
+			}
+			r.wantRoutes(baseRoutes)
+			rec, err := d.store.record(ref)
+			if err != nil || rec.State != RecordFailed || rec.UndoneBy != "bob@host" || rec.Error != "approved by ann@host, and taken back by bob@host before its agent was told" {
+				t.Errorf("record = %+v, %v", rec, err)
+			}
+			if done, err := d.Recover(t.Context()); len(done) != 0 || err != nil {
+				t.Errorf("Recover = %+v, %v; want nothing to do", done, err)
+			}
+			if err := os.Remove(way(r, ref)); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := d.Undo(t.Context(), ref, nil); !errors.Is(err, ErrNotUndoable) {
+				t.Errorf("undoing twice: %v", err)
+			}
+			if _, err := d.Reject(t.Context(), ref, "no"); err != nil {
+				t.Error(err)
+			}
+			if ev := r.events(d, ref); !slices.Equal(ev, []string{EventDecided, EventApplied, EventUndone, EventDecided}) {
+				t.Errorf("ledger has %v", ev)
+			}
+			if resp := r.response(ref); resp == nil || resp.Status != queue.Rejected {
+				t.Errorf("response = %+v", resp)
+			}
+			r.audit(d)
+		})
+	}
+}
+
+// Killed at any step of taking an unanswered change back: in the end it is in force and answered, or taken back and open.
+func TestCrashInTakingBack(t *testing.T) {
+	for n := 1; ; n++ {
+		r := newRig(t)
+		ref := r.put(egressFor("registry.npmjs.org", "/"))
+		path := filepath.Join(r.root, "web", string(ref.ID)+".response.json")
+		r.step = func(name string) error {
+			if name == "respond" {
+				return os.Mkdir(path, 0o700)
+			}
+			return nil
+		}
+		if _, err := r.approve(r.desk("ann@host"), ref); err == nil {
+			t.Fatal("approved with something in the way")
+		}
+		after := string(read(t, r.routes))
+		r.step = crashAt(n, nil)
+		_, err := r.desk("ann@host").Undo(t.Context(), ref, nil)
+		r.step = nil
+		if err := os.Remove(path); err != nil {
+			t.Fatal(err)
+		}
+		d := r.desk("ann@host")
+		if _, err := d.Recover(t.Context()); err != nil {
+			t.Errorf("step %d: recovering: %v", n, err)
+		}
+		if resp := r.response(ref); resp != nil {
+			r.wantRoutes(after)
+		} else {
+			r.wantRoutes(baseRoutes)
+			if it := r.items(d); len(it) != 1 || it[0].State != Failed {
+				t.Errorf("step %d: inbox = %+v", n, it)
+			}
+		}
+		if left, err := d.store.unfinished(); err != nil || len(left) != 0 {
+			t.Errorf("step %d: unfinished: %v, %v", n, left, err)
+		}
+		r.audit(d)
+		if err == nil {
+			if n < 5 {
+				t.Errorf("only %d steps", n)
+			}
+			return
+		}
+	}
+}
+
 // The agent that waits runs in what replace ends: it must have its answer first.
 func TestCapability(t *testing.T) {
 	r := newRig(t)
@@ -741,6 +996,8 @@ func TestSnapshotOfHostileMailboxes(t *testing.T) {
 		string(queue.NewID()) + ".proposal.json": string(proposal), // another's slug and id
 		string(queue.NewID()) + ".proposal.json": "{",
 		"\x1b]52;c;aGk=\x07.proposal.json":       "{}",
+		string(ref.ID) + ".proposal.json": regexp.MustCompile(`"arrived_at": "[^"]*"`).ReplaceAllString(
+			strings.Replace(string(proposal), `"web"`, `"evil"`, 1), `"arrived_at": "9999-12-31T23:59:59-14:00"`), // in UTC no time that JSON has
 	} {
 		r.write(filepath.Join(evil, name), data)
 	}
@@ -760,7 +1017,10 @@ func TestSnapshotOfHostileMailboxes(t *testing.T) {
 	if len(s.Items) != 1 || s.Items[0].Ref != ref {
 		t.Errorf("items = %+v, want the one of web", s.Items)
 	}
-	if len(s.Problems) < 4 {
+	if _, err := json.Marshal(s); err != nil {
+		t.Errorf("as JSON: %v", err)
+	}
+	if len(s.Problems) < 5 {
 		t.Errorf("%d problems, want one for each bad file: %+v", len(s.Problems), s.Problems)
 	}
 	for _, p := range s.Problems {
@@ -790,4 +1050,99 @@ func TestAbandonedFoldsAway(t *testing.T) {
 	if it := r.items(d); it[0].Ref != old || it[0].Abandoned {
 		t.Errorf("inbox = %+v, want the old one first, since it was waited for", it)
 	}
+}
+
+// The root of the mailboxes is replaced by another directory while the desk runs: from then on everything is there.
+func TestRootReplaced(t *testing.T) {
+	r := newRig(t)
+	d := r.desk("ann")
+	before := r.put(egressFor("before.example.com"))
+	if _, err := r.approve(d, before); err != nil {
+		t.Fatal(err)
+	}
+	old := r.root + ".old"
+	if err := os.Rename(r.root, old); err != nil {
+		t.Fatal(err)
+	}
+	if s, err := d.Snapshot(t.Context()); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("Snapshot without a root = %+v, %v", s, err)
+	}
+	if _, err := d.Recover(t.Context()); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("Recover without a root: %v", err)
+	}
+	if rec, err := d.store.record(before); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the record without a root = %+v, %v", rec, err)
+	}
+	if _, err := os.Lstat(r.root); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the desk has made the root anew: %v", err)
+	}
+
+	var err error
+	if r.box, err = queue.OpenDir(filepath.Join(r.root, "web"), queue.Options{Slug: "web"}); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { r.box.Close() })
+	ref := r.put(egressFor("after.example.com"))
+	if items := r.items(d); len(items) != 1 || items[0].Ref != ref {
+		t.Fatalf("open are %+v", items)
+	}
+	if _, err := r.approve(d, ref); err != nil {
+		t.Fatal(err)
+	}
+	if res := r.response(ref); res == nil || res.Status != queue.Approved {
+		t.Errorf("the agent gets %+v", res)
+	}
+	record := filepath.Join(".desk", "web", string(ref.ID)+".json")
+	if _, err := os.Stat(filepath.Join(r.root, record)); err != nil {
+		t.Errorf("the record is not in the new root: %v", err)
+	}
+	if _, err := os.Stat(filepath.Join(old, record)); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the record is in the old root: %v", err)
+	}
+	if st, err := os.Stat(filepath.Join(r.root, ".desk")); err != nil || st.Mode().Perm() != 0o700 {
+		t.Errorf(".desk is %v, %v", st, err)
+	}
+	if p := r.show(d, ref); p.State != Decided || p.Decision == nil || p.Decision.By != "ann" {
+		t.Errorf("the decision is shown as %+v", p.Decision)
+	}
+	if got := r.events(d, ref); !slices.Equal(got, []string{"decided", "applied"}) {
+		t.Errorf("the new ledger has %q", got)
+	}
+	if got := r.events(d, before); len(got) != 0 {
+		t.Errorf("the new ledger has %q of the old root", got)
+	}
+	r.audit(d)
+	if _, err := d.Undo(t.Context(), ref, nil); err != nil {
+		t.Errorf("Undo: %v", err)
+	}
+	if left, err := d.store.unfinished(); err != nil || len(left) != 0 {
+		t.Errorf("unfinished: %v, %v", left, err)
+	}
+}
+
+func TestAuditOfARemovedLedger(t *testing.T) {
+	r := newRig(t)
+	d := r.desk("ann")
+	audit := func(want bool, why string) {
+		t.Helper()
+		if rep, err := d.Audit(t.Context(), ""); err != nil || rep.OK() != want {
+			t.Errorf("%s: %+v, %v; want OK %v", why, rep, err, want)
+		}
+	}
+	audit(true, "nothing was decided")
+	ref := r.put(egressFor("a.example.com"))
+	audit(true, "nothing was decided yet")
+	if _, err := r.approve(d, ref); err != nil {
+		t.Fatal(err)
+	}
+	audit(true, "a decision")
+	path := filepath.Join(r.root, ".desk", "ledger.jsonl")
+	if err := os.Truncate(path, 0); err != nil {
+		t.Fatal(err)
+	}
+	audit(false, "an emptied ledger")
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	audit(false, "no ledger")
 }

@@ -4,16 +4,21 @@ import (
 	"encoding/json"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
+	"unicode"
 )
 
 // dockerfile is a Dockerfile read far enough for the findings: the same lines, continuations, directives and
-// here-documents as the builders see, nothing executed. Reading never fails; what makes no sense to a builder
+// here-documents as BuildKit sees (v0.26.3), nothing executed. Reading never fails; what makes no sense to a builder
 // stays an instruction with an odd name, and the build refuses it.
 type dockerfile struct {
-	syntax       string // the frontend named by "# syntax=", if any
+	syntax       string // the frontend named by "# syntax=" or one of its other forms, if any
+	escape       rune
 	instructions []instruction
 	stages       []stage
+	named        map[string]int // the last stage of each name
+	work         expansion      // spent on its variables
 }
 
 // instruction is one logical line.
@@ -24,7 +29,8 @@ type instruction struct {
 	flags []string // "--mount=…", in order
 	args  string   // the rest, continuations joined, here-document markers still in it
 	exec  []string // args as a JSON array of strings; nil: shell form
-	docs  []string // the bodies of its here-documents
+	docs  []string // the bodies of its here-documents, with their line ends
+	from  []string // what an ADD adds, expanded, its destination too
 	stage int      // index into stages; -1 before the first FROM
 }
 
@@ -37,94 +43,122 @@ type stage struct {
 }
 
 var (
-	directiveRE = regexp.MustCompile(`^#[ \t]*([A-Za-z][A-Za-z0-9]*)[ \t]*=[ \t]*(.+?)[ \t]*$`)
-	heredocRE   = regexp.MustCompile(`^[0-9]*<<(-?)([^<]+)$`)
-	variableRE  = regexp.MustCompile(`\$(?:([A-Za-z_][A-Za-z0-9_]*)|\{([A-Za-z_][A-Za-z0-9_]*)(?:(:?[-+])([^}]*))?\})`)
+	directiveRE = regexp.MustCompile(`^#\s*([a-zA-Z][a-zA-Z0-9]*)\s*=\s*(.+?)\s*$`)
+	slashesRE   = regexp.MustCompile(`^//\s*([a-zA-Z][a-zA-Z0-9]*)\s*=\s*(.+?)\s*$`)
+	lineEndRE   = regexp.MustCompile(`\r+\n`)
+	blankRE     = regexp.MustCompile(`[\t\v\f\r ]+`)
 )
+
+const bom = "\ufeff"
 
 // readDockerfile reads src.
 func readDockerfile(src string) *dockerfile {
-	d := &dockerfile{}
-	lines := strings.Split(strings.ReplaceAll(strings.TrimPrefix(src, "\ufeff"), "\r\n", "\n"), "\n")
-	escape, i := d.directives(lines)
-	goesOn := regexp.MustCompile(`(^|[^` + regexp.QuoteMeta(escape) + `])` + regexp.QuoteMeta(escape) + `[ \t]*$`)
+	d := &dockerfile{syntax: syntaxOf(src), escape: '\\', named: map[string]int{}, work: expansion{left: maxTotal}}
+	lines := strings.SplitAfter(strings.TrimPrefix(src, bom), "\n")
+	i := d.directives(lines)
 	for i < len(lines) {
 		first := i
-		line := strings.TrimLeft(lines[i], " \t")
+		line := strings.TrimLeftFunc(strings.TrimRight(lines[i], "\r\n"), unicode.IsSpace)
 		i++
 		if line == "" || line[0] == '#' {
 			continue
 		}
-		for goesOn.MatchString(line) {
-			line = goesOn.ReplaceAllString(line, "$1")
-			for i < len(lines) && skipped(lines[i]) {
-				i++
-			}
-			if i == len(lines) {
-				break
-			}
-			line += lines[i]
+		line, more := d.goesOn(line)
+		var text strings.Builder
+		text.WriteString(line)
+		for more && i < len(lines) {
+			line = strings.TrimRight(lines[i], "\r\n")
 			i++
+			if blank := strings.TrimLeftFunc(line, unicode.IsSpace); blank == "" || blank[0] == '#' {
+				continue
+			}
+			line, more = d.goesOn(line)
+			text.WriteString(line)
 		}
-		in := newInstruction(first+1, line)
-		i = in.heredocs(lines, i)
+		in := d.newInstruction(first+1, text.String())
+		i = d.heredocs(&in, text.String(), lines, i)
 		d.add(in)
 	}
 	d.resolve()
 	return d
 }
 
-// directives reads the parser directives and returns the escape character and the first line after them.
-func (d *dockerfile) directives(lines []string) (escape string, next int) {
-	escape = `\`
+// goesOn tells whether a physical line goes on in the next one, and returns it without the character that says so.
+func (d *dockerfile) goesOn(line string) (string, bool) {
+	esc := string(d.escape)
+	rest, ok := strings.CutSuffix(strings.TrimRight(line, " \t"), esc)
+	if !ok || strings.HasSuffix(rest, esc) {
+		return line, false
+	}
+	return rest, true
+}
+
+// directives reads the parser directives and returns the first line after them.
+func (d *dockerfile) directives(lines []string) int {
 	for i, l := range lines {
-		m := directiveRE.FindStringSubmatch(strings.TrimSpace(l))
+		m := directiveRE.FindStringSubmatch(strings.TrimLeftFunc(strings.TrimRight(l, "\r\n"), unicode.IsSpace))
 		if m == nil {
-			return escape, i
+			return i
 		}
 		switch strings.ToLower(m[1]) {
-		case "syntax":
-			d.syntax = m[2]
 		case "escape":
 			if m[2] == "`" {
-				escape = m[2]
+				d.escape = '`'
 			}
-		case "check":
+		case "syntax", "check":
 		default:
-			return escape, i // an ordinary comment ends them
+			return i // an ordinary comment ends them
 		}
 	}
-	return escape, len(lines)
+	return len(lines)
 }
 
-// skipped tells whether a line inside a continuation does not count.
-func skipped(line string) bool {
-	line = strings.TrimSpace(line)
-	return line == "" || line[0] == '#'
-}
-
-func newInstruction(line int, text string) instruction {
-	in := instruction{line: line, stage: -1}
-	rest := strings.TrimSpace(text)
-	for {
-		end := strings.IndexAny(rest, " \t")
-		if end < 0 {
-			end = len(rest)
+// syntaxOf returns the frontend that a file names, as BuildKit finds it, which is before and apart from the parsing:
+// after a line like #!/x, in directives that begin with #, in others that begin with //, or in a JSON object.
+func syntaxOf(src string) string {
+	src = strings.TrimPrefix(src, bom)
+	if line, rest, _ := strings.Cut(src, "\n"); strings.HasPrefix(line, "#!") {
+		src = rest
+	}
+	for _, re := range []*regexp.Regexp{directiveRE, slashesRE} {
+		seen := map[string]bool{}
+		for l := range strings.SplitSeq(src, "\n") {
+			m := re.FindStringSubmatch(strings.TrimSuffix(l, "\r"))
+			if m == nil {
+				break
+			}
+			name := strings.ToLower(m[1])
+			if name == "syntax" {
+				return m[2]
+			}
+			if seen[name] || name != "escape" && name != "check" {
+				break
+			}
+			seen[name] = true
 		}
-		in.name = strings.ToUpper(rest[:end])
-		rest = strings.TrimSpace(rest[end:])
+	}
+	var object map[string]any
+	if json.Unmarshal([]byte(src), &object) != nil {
+		return ""
+	}
+	s, _ := object["syntax"].(string)
+	return s
+}
+
+func (d *dockerfile) newInstruction(line int, text string) instruction {
+	in := instruction{line: line, stage: -1}
+	rest := text
+	for {
+		name, args := strings.TrimSpace(rest), ""
+		if at := blankRE.FindStringIndex(name); at != nil {
+			name, args = name[:at[0]], name[at[1]:]
+		}
+		in.name = strings.ToUpper(name)
+		in.flags, rest = d.flags(args)
 		if in.name != "ONBUILD" || in.onbld {
 			break
 		}
 		in.onbld = true
-	}
-	for strings.HasPrefix(rest, "--") {
-		end := strings.IndexAny(rest, " \t")
-		if end < 0 {
-			end = len(rest)
-		}
-		in.flags = append(in.flags, rest[:end])
-		rest = strings.TrimLeft(rest[end:], " \t")
 	}
 	in.args = strings.TrimSpace(rest)
 	if strings.HasPrefix(in.args, "[") {
@@ -136,30 +170,69 @@ func newInstruction(line int, text string) instruction {
 	return in
 }
 
+// flags takes the words that begin with -- from the start of an instruction's arguments, and the quotes from them. It
+// reads bytes, as the builder does.
+func (d *dockerfile) flags(args string) (flags []string, rest string) {
+	var w strings.Builder
+	var quote byte
+	inWord := false
+	end := func() {
+		if w.Len() > 0 {
+			flags = append(flags, w.String())
+		}
+		w.Reset()
+	}
+	for i := 0; i < len(args); i++ {
+		c := args[i]
+		space := unicode.IsSpace(rune(c))
+		switch {
+		case !inWord && space:
+		case !inWord && !strings.HasPrefix(args[i:], "--"):
+			return flags, args[i:]
+		case inWord && quote == 0 && space:
+			if w.String() == "--" {
+				return flags, args[i:]
+			}
+			end()
+			inWord = false
+		case quote != 0 && c == quote:
+			quote = 0
+		case quote == 0 && inWord && (c == '\'' || c == '"'):
+			quote = c
+		case rune(c) == d.escape:
+			if i++; i < len(args) {
+				w.WriteByte(args[i])
+			}
+		default:
+			w.WriteByte(c)
+			inWord = true
+		}
+	}
+	if w.String() != "--" {
+		end()
+	}
+	return flags, ""
+}
+
 // heredocs takes the here-documents that in opens from lines[i:] and returns the line after them.
-func (in *instruction) heredocs(lines []string, i int) int {
+func (d *dockerfile) heredocs(in *instruction, text string, lines []string, i int) int {
 	if in.exec != nil || !slices.Contains([]string{"RUN", "COPY", "ADD"}, in.name) {
 		return i
 	}
-	for _, w := range shellWords(in.args) {
-		m := heredocRE.FindStringSubmatch(w)
-		if m == nil {
-			continue
-		}
-		end := unquote(m[2])
-		var body []string
+	for _, h := range d.work.heredocs(text) {
+		var body strings.Builder
 		for ; i < len(lines); i++ {
 			l := lines[i]
-			if m[1] == "-" {
+			if h.tabs {
 				l = strings.TrimLeft(l, "\t")
 			}
-			if l == end {
+			if strings.TrimRight(l, "\r\n") == h.name {
 				i++
 				break
 			}
-			body = append(body, l)
+			body.WriteString(l)
 		}
-		in.docs = append(in.docs, strings.Join(body, "\n"))
+		in.docs = append(in.docs, body.String())
 	}
 	return i
 }
@@ -174,54 +247,63 @@ func (d *dockerfile) add(in instruction) {
 
 // resolve fills the stages, expanding what ARG and ENV give a value to.
 func (d *dockerfile) resolve() {
-	global := map[string]string{}
+	global := &scope{vars: map[string]string{}}
 	vars := global
-	for _, in := range d.instructions {
-		if in.onbld {
+	var scopes []*scope
+	expand := func(s string) string { return d.work.expand(s, d.escape, vars) }
+	for i := range d.instructions {
+		in := &d.instructions[i]
+		if in.onbld && in.name != "ADD" {
 			continue
 		}
 		switch in.name {
 		case "FROM":
-			vars = map[string]string{}
 			s := &d.stages[in.stage]
-			f := strings.Fields(in.args)
-			if len(f) > 0 {
-				s.image = expand(f[0], global)
+			f := blankRE.Split(in.args, -1)
+			s.image = d.work.expand(f[0], d.escape, global)
+			vars = &scope{vars: map[string]string{}}
+			if n, ok := d.named[strings.ToLower(s.image)]; ok {
+				s.from = n
+				vars.base = scopes[n]
 			}
+			scopes = append(scopes, vars)
 			if len(f) == 3 && strings.EqualFold(f[1], "AS") {
 				s.name = strings.ToLower(f[2])
+				d.named[s.name] = in.stage
 			}
-			s.from = d.stageNamed(s.image, in.stage)
 		case "ARG":
-			for _, kv := range assignments(in.args) {
-				v, inherited := kv.value, global[kv.name]
+			for _, kv := range d.assignments(*in) {
+				name, v := expand(kv.name), expand(kv.value)
 				if !kv.set {
-					v = inherited
+					v, kv.set = global.vars[name]
 				}
-				if kv.set || inherited != "" {
-					vars[kv.name] = expand(v, vars)
+				if kv.set {
+					vars.vars[name] = v
 				}
 			}
 		case "ENV":
-			for _, kv := range assignments(in.args) {
-				vars[kv.name] = expand(kv.value, vars)
+			kvs := d.assignments(*in) // no value sees another of the same instruction
+			for i, kv := range kvs {
+				kvs[i].name, kvs[i].value = expand(kv.name), expand(kv.value)
+			}
+			for _, kv := range kvs {
+				vars.vars[kv.name] = kv.value
 			}
 		case "USER":
 			if in.stage >= 0 {
-				d.stages[in.stage].user = unquote(expand(in.args, vars))
+				d.stages[in.stage].user = expand(in.args)
+			}
+		case "ADD":
+			in.from = in.exec
+			if in.from == nil {
+				in.from = blankRE.Split(in.args, -1)
+			}
+			in.from = slices.Clone(in.from)
+			for i, w := range in.from {
+				in.from[i] = expand(w)
 			}
 		}
 	}
-}
-
-// stageNamed returns the stage before limit that ref names, or -1.
-func (d *dockerfile) stageNamed(ref string, limit int) int {
-	for i := limit - 1; i >= 0; i-- {
-		if n := d.stages[i].name; n != "" && n == strings.ToLower(ref) {
-			return i
-		}
-	}
-	return -1
 }
 
 // user is whom the final image runs as; "" when no USER says so.
@@ -238,8 +320,10 @@ func (d *dockerfile) user() string {
 // RUN --mount take files from.
 func (d *dockerfile) images() []string {
 	var out []string
+	seen := map[string]bool{}
 	add := func(ref string) {
-		if ref != "" && !strings.EqualFold(ref, "scratch") && !slices.Contains(out, ref) {
+		if ref != "" && !strings.EqualFold(ref, "scratch") && !seen[ref] {
+			seen[ref] = true
 			out = append(out, ref)
 		}
 	}
@@ -255,7 +339,7 @@ func (d *dockerfile) images() []string {
 		case "COPY", "ADD", "RUN":
 			for _, f := range in.flags {
 				ref := from(f)
-				if ref != "" && !digits(ref) && d.stageNamed(ref, len(d.stages)) < 0 {
+				if _, stage := d.named[strings.ToLower(ref)]; !digits(ref) && !stage {
 					add(ref)
 				}
 			}
@@ -279,7 +363,13 @@ func from(flag string) string {
 	return ""
 }
 
-// text is the instruction in one line, as evidence and for comparing: white space runs are one space.
+// key is the instruction word for word, for comparing.
+func (in instruction) key() string {
+	parts := append([]string{in.name, strconv.FormatBool(in.onbld), in.args}, in.flags...)
+	return strings.Join(append(append(parts, ""), in.docs...), "\x00")
+}
+
+// text is the instruction in one line, as evidence: white space runs are one space.
 func (in instruction) text() string {
 	parts := append([]string{in.name}, in.flags...)
 	if in.onbld {
@@ -292,54 +382,35 @@ func (in instruction) text() string {
 	return strings.Join(parts, " ")
 }
 
-// scripts are the shell texts the instruction runs or writes.
+// scripts are the shell texts the instruction runs or writes, with plain line ends.
 func (in instruction) scripts() []string {
+	out := []string{in.args}
 	if in.exec != nil {
-		return append([]string{quoteAll(in.exec)}, in.docs...)
+		out[0] = quoteAll(in.exec)
 	}
-	return append([]string{in.args}, in.docs...)
+	for _, doc := range in.docs {
+		out = append(out, lineEndRE.ReplaceAllString(doc, "\n"))
+	}
+	return out
 }
 
-// assignment is one NAME=VALUE, or one NAME of an ARG.
+// assignment is one NAME=VALUE, or one NAME of an ARG, as it is written.
 type assignment struct {
 	name, value string
 	set         bool
 }
 
 // assignments reads the arguments of ENV and ARG, the old form "ENV NAME VALUE" too.
-func assignments(args string) []assignment {
-	words := shellWords(args)
-	if len(words) == 0 {
-		return nil
-	}
-	if !strings.Contains(words[0], "=") && len(words) > 1 {
-		return []assignment{{name: words[0], value: strings.TrimSpace(args[strings.Index(args, words[0])+len(words[0]):]), set: true}}
-	}
+func (d *dockerfile) assignments(in instruction) []assignment {
 	var out []assignment
-	for _, w := range words {
+	for i, w := range words(in.args, d.escape) {
 		name, value, set := strings.Cut(w, "=")
-		out = append(out, assignment{name: unquote(name), value: unquote(value), set: set})
+		if at := blankRE.FindStringIndex(in.args); i == 0 && !set && in.name == "ENV" && at != nil {
+			return []assignment{{name: in.args[:at[0]], value: in.args[at[1]:], set: true}}
+		}
+		out = append(out, assignment{name: name, value: value, set: set})
 	}
 	return out
-}
-
-// expand replaces the variables that have a value, or a default of their own; others stay as written.
-func expand(s string, vars map[string]string) string {
-	return variableRE.ReplaceAllStringFunc(s, func(ref string) string {
-		m := variableRE.FindStringSubmatch(ref)
-		v := vars[m[1]+m[2]]
-		switch {
-		case strings.HasSuffix(m[3], "-") && v == "":
-			return m[4]
-		case strings.HasSuffix(m[3], "+") && v != "":
-			return m[4]
-		case strings.HasSuffix(m[3], "+"):
-			return ""
-		case v == "":
-			return ref
-		}
-		return v
-	})
 }
 
 // shellWords splits at white space outside quotes; the quotes stay.

@@ -1,7 +1,9 @@
 package operator
 
 import (
+	"fmt"
 	"os"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -59,6 +61,74 @@ func TestReadDockerfile(t *testing.T) {
 	}
 	if last := d.instructions[len(d.instructions)-1]; !slices.Equal(last.exec, []string{"a", "b c"}) {
 		t.Errorf("exec form = %q, want a and b c", last.exec)
+	}
+}
+
+// shapes are files of any size, of what could take more work than their size.
+var shapes = []struct {
+	name string
+	file func(n int) string
+}{
+	{"continuations", func(n int) string { return "FROM a\nRUN a\\\n" + strings.Repeat("b\\\n", n) + "c\nUSER app\n" }},
+	{"stages", func(n int) string {
+		var b strings.Builder
+		for i := range n {
+			fmt.Fprintf(&b, "FROM a%d AS b%d\nCOPY --from=z%d a b\n", i, i, i)
+		}
+		return b.String()
+	}},
+	{"stages on stages", func(n int) string {
+		var b strings.Builder
+		b.WriteString("FROM a AS b0\nENV U=u\n")
+		for i := range n {
+			fmt.Fprintf(&b, "FROM b%d AS b%d\nUSER $U\n", i, i+1)
+		}
+		return b.String()
+	}},
+	{"doubled", doubled},
+	{"one long value", func(n int) string {
+		return "FROM a\nENV A=" + strings.Repeat("x", 4000) + "\nENV B=" + strings.Repeat("$A", n) + "\n"
+	}},
+	{"open defaults", func(n int) string { return "FROM a\nENV A=" + strings.Repeat("$b${a:-", n) + "\n" }},
+	{"here-documents", func(n int) string {
+		return "FROM a\nRUN " + strings.Repeat("<<A ", n) + "\n" + strings.Repeat("A\n", n)
+	}},
+}
+
+// TestReadDockerfileWork: a file eight times as long takes about eight times the memory, not sixty-four, and what its
+// variables stand for has an end.
+func TestReadDockerfileWork(t *testing.T) {
+	for _, tt := range shapes {
+		t.Run(tt.name, func(t *testing.T) {
+			bytes := func(n int) uint64 {
+				file := tt.file(n)
+				var before, after runtime.MemStats
+				runtime.ReadMemStats(&before)
+				d := readDockerfile(file)
+				runtime.ReadMemStats(&after)
+				if d.work.left < 0 {
+					t.Errorf("%d bytes of values more than the limit", -d.work.left)
+				}
+				return after.TotalAlloc - before.TotalAlloc
+			}
+			if few, many := bytes(2000), bytes(16000); many > 20*few+4*maxTotal {
+				t.Errorf("%d bytes allocated, and %d for eight times as much", few, many)
+			}
+		})
+	}
+}
+
+func BenchmarkReadDockerfile(b *testing.B) {
+	for _, s := range shapes {
+		for _, n := range []int{2000, 16000} {
+			b.Run(fmt.Sprintf("%s/%d", s.name, n), func(b *testing.B) {
+				file := s.file(n)
+				b.SetBytes(int64(len(file)))
+				for b.Loop() {
+					readDockerfile(file)
+				}
+			})
+		}
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/bot-bottle/supervise/internal/apply"
 	"github.com/bot-bottle/supervise/internal/payload"
@@ -39,6 +40,7 @@ type rule struct {
 type hit struct {
 	text     string
 	evidence []string
+	uncut    bool // all of the evidence is shown
 }
 
 var (
@@ -61,6 +63,7 @@ var rules = []rule{
 	{FindingDoc{"look-alike", Danger, hostTools, "The host's name is easily mistaken for that of another host."}, checkLookAlike},
 	{FindingDoc{"mixed-script", Danger, hostTools, "The host's name mixes letters of several scripts that no language mixes."}, checkMixedScript},
 	{FindingDoc{"punycode", Danger, hostTools, "The host's name has letters beyond ASCII, some of which look like others."}, checkPunycode},
+	{FindingDoc{"not-examined", Danger, buildOnly, "The file's variables are too long, too many or too involved to be followed, so what else is found is not complete."}, checkNotExamined},
 	{FindingDoc{"user-root", Danger, buildOnly, "The final image runs as root."}, checkUserRoot},
 	{FindingDoc{"curl-pipe-sh", Danger, buildOnly, "The build downloads a script and runs it unseen."}, checkCurlPipe},
 	{FindingDoc{"add-url", Danger, buildOnly, "The build adds content from a remote address, which this file does not show."}, checkAddURL},
@@ -68,6 +71,7 @@ var rules = []rule{
 	{FindingDoc{"setuid", Danger, buildOnly, "A program in the image gets the right to run as another user, or with more rights than its caller."}, checkSetuid},
 	{FindingDoc{"insecure-build", Danger, buildOnly, "A build step asks to run without the build's sandbox or on the host's network."}, checkInsecureBuild},
 	{FindingDoc{"build-frontend", Danger, buildOnly, "The file is built by a program that it names itself, not by the builder's own."}, checkFrontend},
+	{FindingDoc{"too-long", Danger, buildOnly, "The Dockerfile is longer than 32 KiB or 1,000 lines, so no other finding about it was looked for: read all of it."}, checkTooLong},
 
 	{FindingDoc{"covered", Note, allTools, "Everything that is asked for is in place already, so nothing changes."}, checkCovered},
 	{FindingDoc{"new-host", Note, hostTools, "The bottle cannot reach this host yet."}, checkNewHost},
@@ -94,7 +98,7 @@ func findingsFor(p payload.Payload, plan *apply.Plan) []Finding {
 	s := newSubject(p, plan)
 	var out []Finding
 	for _, r := range rules {
-		if !slices.Contains(r.Tools, p.Tool) || s.covered() && !aboutCovered[r.Code] {
+		if !slices.Contains(r.Tools, p.Tool) || s.covered() && !aboutCovered[r.Code] || s.tooLong && !aboutTooLong[r.Code] {
 			continue
 		}
 		h := r.check(s)
@@ -105,13 +109,16 @@ func findingsFor(p payload.Payload, plan *apply.Plan) []Finding {
 		if h.text != "" {
 			text = h.text
 		}
-		out = append(out, Finding{Code: r.Code, Level: r.Level, Text: text, Evidence: evidence(h.evidence)})
+		out = append(out, Finding{Code: r.Code, Level: r.Level, Text: text, Evidence: evidence(h)})
 	}
 	return out
 }
 
 // aboutCovered are the codes that say something about a change that changes nothing.
 var aboutCovered = map[string]bool{"covered": true, "auth-ignored": true, "wildcard-covered": true}
+
+// aboutTooLong are the codes that are told without looking into a Dockerfile.
+var aboutTooLong = map[string]bool{"too-long": true, "covered": true}
 
 // Limits of what is shown as evidence: it points at the diff, it does not replace it.
 const (
@@ -120,7 +127,11 @@ const (
 )
 
 // evidence joins what shows a finding into one line.
-func evidence(items []string) safetext.Untrusted {
+func evidence(h *hit) safetext.Untrusted {
+	items := h.evidence
+	if h.uncut {
+		return safetext.Untrusted(strings.Join(items, "; "))
+	}
 	more := len(items) - maxEvidence
 	items = slices.Clone(items[:min(len(items), maxEvidence)])
 	for i, it := range items {
@@ -143,6 +154,8 @@ type subject struct {
 	now  *dockerfile // the current Dockerfile; nil if there is none
 	want *dockerfile // the proposed one; nil for a host
 	old  map[string]bool
+
+	tooLong bool // the proposed Dockerfile is too long to read
 }
 
 func newSubject(p payload.Payload, plan *apply.Plan) *subject {
@@ -154,12 +167,15 @@ func newSubject(p payload.Payload, plan *apply.Plan) *subject {
 		s.host = factsOf(p.Host)
 		return s
 	}
+	if s.tooLong = isTooLong(p.Dockerfile); s.tooLong {
+		return s
+	}
 	s.want = readDockerfile(p.Dockerfile)
 	if t := s.target(apply.KindDockerfile); t != nil && t.Exists {
 		s.now = readDockerfile(string(t.Before))
 		s.old = make(map[string]bool)
 		for _, in := range s.now.instructions {
-			s.old[in.text()] = true
+			s.old[in.key()] = true
 		}
 	}
 	return s
@@ -213,12 +229,51 @@ func checkCovered(s *subject) *hit {
 	return &hit{}
 }
 
+// maxShort is how many prefixes of up to two characters still pick something out of a host.
+const maxShort = 16
+
+// shortPaths returns the paths that open about as much as the whole host: those of one character after the slash,
+// and those of two if there are many. A prefix that ends with a slash is a directory, and not short.
+func shortPaths(paths []string) []string {
+	var one, short []string
+	for _, p := range paths {
+		n := utf8.RuneCountInString(strings.TrimPrefix(p, "/"))
+		if n == 0 || n > 2 || n > 1 && strings.HasSuffix(p, "/") {
+			continue
+		}
+		short = append(short, p)
+		if n == 1 {
+			one = append(one, p)
+		}
+	}
+	if len(short) > maxShort {
+		return short
+	}
+	return one
+}
+
 func checkWidened(s *subject) *hit {
 	t := s.target(apply.KindEgress)
-	if t == nil || !t.RouteWidened {
+	if t == nil || t.Covered {
 		return nil
 	}
-	return &hit{evidence: []string{s.p.Host}}
+	if t.RouteWidened {
+		return &hit{evidence: []string{s.p.Host}}
+	}
+	short := shortPaths(s.p.Route.PathAllowlist)
+	if short == nil || t.EntryBefore == "" || s.whole() {
+		return nil
+	}
+	return &hit{
+		text:     "A host that was limited to some paths gets prefixes so short that together they open most of it.",
+		evidence: []string{strings.Join(short, " ")},
+		uncut:    true,
+	}
+}
+
+// whole tells whether the proposal asks for every path; the proxy takes it so too.
+func (s *subject) whole() bool {
+	return len(s.p.Route.PathAllowlist) == 0 || slices.Contains(s.p.Route.PathAllowlist, "/")
 }
 
 func checkCredential(s *subject) *hit {
@@ -245,10 +300,20 @@ func checkNewHost(s *subject) *hit {
 }
 
 func checkWholeHost(s *subject) *hit {
-	if !s.newRoute() || len(s.p.Route.PathAllowlist) > 0 {
+	if !s.newRoute() {
 		return nil
 	}
-	return &hit{evidence: []string{s.p.Host}}
+	if s.whole() {
+		return &hit{evidence: []string{s.p.Host}}
+	}
+	if short := shortPaths(s.p.Route.PathAllowlist); short != nil {
+		return &hit{
+			text:     "The new host is opened with prefixes so short that together they open most of it.",
+			evidence: []string{strings.Join(short, " ")},
+			uncut:    true,
+		}
+	}
+	return nil
 }
 
 func checkWiderPaths(s *subject) *hit {

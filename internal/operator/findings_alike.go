@@ -3,9 +3,12 @@ package operator
 import (
 	"slices"
 	"strings"
+	"sync"
 
 	"golang.org/x/net/idna"
 	"golang.org/x/net/publicsuffix"
+
+	"github.com/bot-bottle/supervise/internal/apply"
 )
 
 // wellKnown are hosts that agents often need, and that a deceiver would imitate.
@@ -29,8 +32,6 @@ const minAlike = 4
 // owned is a domain that somebody owns: one label under a public suffix.
 type owned struct{ label, suffix string }
 
-func (o owned) domain() string { return o.label + "." + o.suffix }
-
 // owners returns who owns a host: the customer of a hosting company, if it is under such a suffix, and the
 // owner of the registered name.
 func owners(host string) []owned {
@@ -47,33 +48,116 @@ func owners(host string) []owned {
 	}
 }
 
+// known is a host that others are compared with, and what is compared of it.
+type known struct {
+	name   string
+	owners []owned
+	looks  []look // of the owners whose label is long enough
+}
+
+// look is how an owner of a known host looks.
+type look struct {
+	owned
+	skeleton string
+	squashed string // the label
+	whole    string // squashed too: the host's name without the suffix
+	within   string // how the domain stands inside another name: .github.com.
+	dashed   string // the same with dashes: .github-com
+	runes    []rune // the label
+}
+
+func knownOf(host string) *known {
+	k := &known{name: host, owners: owners(host)}
+	for _, o := range k.owners {
+		if len(o.label) < minAlike {
+			continue
+		}
+		domain := o.label + "." + o.suffix
+		k.looks = append(k.looks, look{
+			owned: o, skeleton: skeleton(o.label), squashed: squash(o.label), whole: squash(strings.TrimSuffix(host, o.suffix)),
+			within: "." + domain + ".", dashed: "." + strings.ReplaceAll(domain, ".", "-"), runes: []rune(o.label),
+		})
+	}
+	return k
+}
+
+// tables are the well-known hosts and who owns them, made when first needed.
+var tables = sync.OnceValue(func() (t struct {
+	known  []*known
+	owners map[owned]bool // of the siblings too
+}) {
+	t.owners = map[owned]bool{}
+	for _, h := range wellKnown {
+		t.known = append(t.known, knownOf(h))
+	}
+	for _, h := range slices.Concat(wellKnown, siblings) {
+		for _, o := range owners(h) {
+			t.owners[o] = true
+		}
+	}
+	return t
+})
+
+// maxRouted bounds how many routed hosts are remembered.
+const maxRouted = 4096
+
+// routed remembers what is compared of hosts in the bottles' tables: it depends on nothing but the name, and all
+// proposals for a bottle are compared with the same ones.
+var routed struct {
+	mu    sync.Mutex
+	hosts map[string]*known // guarded by mu; at most maxRouted
+}
+
+// routedHosts are the hosts in the tables of a plan; one that is in two of them is there twice.
+func routedHosts(plan *apply.Plan) []*known {
+	routed.mu.Lock()
+	defer routed.mu.Unlock()
+	var out []*known
+	for _, t := range plan.Targets {
+		for _, h := range t.Table {
+			h = strings.Trim(strings.ToLower(strings.TrimPrefix(h, "*.")), ".")
+			if h == "" {
+				continue
+			}
+			k := routed.hosts[h]
+			if k == nil {
+				if routed.hosts == nil || len(routed.hosts) >= maxRouted {
+					routed.hosts = map[string]*known{}
+				}
+				k = knownOf(h)
+				routed.hosts[h] = k
+			}
+			out = append(out, k)
+		}
+	}
+	return out
+}
+
 // checkLookAlike compares the host with those in the tables and with the well-known ones. Hosts of one owner are
 // never look-alikes. A domain that is routed already is not held against the other routes again.
 func checkLookAlike(s *subject) *hit {
 	if s.host.addrs != nil || s.host.place() != "" {
 		return nil // not a name that anybody could register
 	}
-	var routed []string
-	for _, t := range s.plan.Targets {
-		for _, h := range t.Table {
-			if h = strings.Trim(strings.ToLower(strings.TrimPrefix(h, "*.")), "."); h != "" && !slices.Contains(routed, h) {
-				routed = append(routed, h)
-			}
-		}
-	}
+	there := routedHosts(s.plan)
 	var found []string
 	for _, mine := range owners(s.host.name) {
-		if ownsOneOf(mine, wellKnown) || ownsOneOf(mine, siblings) {
+		if tables().owners[mine] {
 			continue
 		}
-		known := wellKnown
-		if !ownsOneOf(mine, routed) {
-			known = slices.Concat(routed, wellKnown)
-		}
-		for _, k := range known {
-			if alike(s.host.name, mine, k) && !slices.Contains(found, k) {
-				found = append(found, k)
+		n := nameOf(s.host.name, mine)
+		compare := func(k *known) {
+			if n.alike(k) && !slices.Contains(found, k.name) {
+				found = append(found, k.name)
 			}
+		}
+		if !slices.ContainsFunc(there, func(k *known) bool { return slices.Contains(k.owners, mine) }) {
+			for _, k := range there {
+				compare(k)
+			}
+		}
+		for _, k := range tables().known {
+			compare(k)
 		}
 	}
 	if found == nil {
@@ -83,32 +167,42 @@ func checkLookAlike(s *subject) *hit {
 	return &hit{evidence: found}
 }
 
-func ownsOneOf(o owned, hosts []string) bool {
-	return slices.ContainsFunc(hosts, func(h string) bool { return slices.Contains(owners(h), o) })
+// name is a host, and what is compared of it for one of its owners.
+type name struct {
+	owned
+	dotted   string // .the.whole.name
+	skeleton string
+	squashed string
+	runes    []rune
 }
 
-// alike tells whether the host name, which mine owns, may be taken for the known host.
-func alike(name string, mine owned, known string) bool {
+func nameOf(host string, mine owned) name {
 	mine.label = decoded(mine.label)
-	for _, theirs := range owners(known) {
-		if len(theirs.label) < minAlike || mine == theirs {
+	return name{mine, "." + host, skeleton(mine.label), squash(mine.label), []rune(mine.label)}
+}
+
+// alike tells whether the name may be taken for the known host.
+func (n name) alike(k *known) bool {
+	for _, l := range k.looks {
+		if n.owned == l.owned {
 			continue
 		}
-		dashed := strings.ReplaceAll(theirs.domain(), ".", "-")
 		switch {
-		case skeleton(mine.label) == skeleton(theirs.label), // letters that look the same, or another suffix
-			mine.suffix == theirs.suffix && oneEdit([]rune(mine.label), []rune(theirs.label)),
-			squash(mine.label) == squash(theirs.label),                             // git-hub.com
-			squash(mine.label) == squash(strings.TrimSuffix(known, theirs.suffix)), // api-github.com
-			strings.Contains("."+name, "."+theirs.domain()+"."),                    // github.com.example.net
-			strings.Contains("."+name, "."+dashed):                                 // github-com.example.net
+		case n.skeleton == l.skeleton, // letters that look the same, or another suffix
+			n.suffix == l.suffix && oneEdit(n.runes, l.runes),
+			n.squashed == l.squashed,             // git-hub.com
+			n.squashed == l.whole,                // api-github.com
+			strings.Contains(n.dotted, l.within), // github.com.example.net
+			strings.Contains(n.dotted, l.dashed): // github-com.example.net
 			return true
 		}
 	}
 	return false
 }
 
-func squash(s string) string { return strings.NewReplacer("-", "", ".", "").Replace(s) }
+var separators = strings.NewReplacer("-", "", ".", "")
+
+func squash(s string) string { return separators.Replace(s) }
 
 func decoded(label string) string {
 	if u, err := idna.Punycode.ToUnicode(label); err == nil {

@@ -8,13 +8,32 @@ import (
 	"strings"
 )
 
+// What of a Dockerfile is examined. The cost of all findings is bounded by it: an inbox shows hundreds.
+const (
+	maxExamined      = 32 << 10
+	maxExaminedLines = 1000
+)
+
+// isTooLong tells whether nothing is looked for in a Dockerfile but that it is too long.
+func isTooLong(file string) bool {
+	return len(file) > maxExamined || strings.Count(strings.TrimSuffix(file, "\n"), "\n") >= maxExaminedLines
+}
+
+func checkTooLong(s *subject) *hit {
+	if !s.tooLong {
+		return nil
+	}
+	return &hit{evidence: []string{fmt.Sprintf("%d bytes, %d lines", len(s.p.Dockerfile), 1+strings.Count(strings.TrimSuffix(s.p.Dockerfile, "\n"), "\n"))}}
+}
+
 // added yields the instructions that the current Dockerfile does not have word for word. One with a variable
 // counts as added always: the same words may mean something else now.
 func (s *subject) added(yield func(instruction) bool) {
 	for _, in := range s.want.instructions {
-		text := in.text()
-		if s.old[text] && !strings.Contains(text, "$") {
-			continue
+		if s.old != nil {
+			if key := in.key(); s.old[key] && !strings.Contains(key, "$") {
+				continue
+			}
 		}
 		if !yield(in) {
 			return
@@ -44,12 +63,26 @@ func isRoot(user string) bool {
 	return name == "root" || digits(name) && strings.Trim(name, "0") == ""
 }
 
+// checkNotExamined: the other findings about a Dockerfile rest on what its variables stand for.
+func checkNotExamined(s *subject) *hit {
+	if !s.want.work.over {
+		return nil
+	}
+	return &hit{}
+}
+
 func checkUserRoot(s *subject) *hit {
 	user, before := s.want.user(), ""
 	if s.now != nil {
 		before = s.now.user()
 	}
+	name, _, _ := strings.Cut(user, ":")
 	switch {
+	case strings.Contains(name, "$") && user != before:
+		return &hit{
+			text:     "The final image runs as whoever a variable names, which has no value in this file, and as root if it stays without one.",
+			evidence: []string{"USER " + user},
+		}
 	case isRoot(user) && !isRoot(before):
 		return &hit{evidence: []string{"USER " + user}}
 	case user == "" && before != "" && !isRoot(before):
@@ -99,13 +132,14 @@ func runsDownload(script string) bool {
 		for _, command := range pipeline {
 			words := shellWords(command)
 			runs, stdin := interprets(words)
+			nested := runs || slices.Contains(words, "-c")
 			if fetched && stdin || runs && substitutionRE.MatchString(command) {
 				return true
 			}
 			for _, w := range words {
 				inner := unquote(w)
 				fetched = fetched || slices.Contains(fetchers, path.Base(strings.TrimLeft(inner, "({")))
-				if inner != w && strings.ContainsAny(inner, " \t\n") && (runs || slices.Contains(words, "-c")) && runsDownload(inner) {
+				if inner != w && strings.ContainsAny(inner, " \t\n") && nested && runsDownload(inner) {
 					return true
 				}
 			}
@@ -204,20 +238,13 @@ func pipelines(script string) [][]string {
 }
 
 var (
-	remoteRE = regexp.MustCompile(`(?i)^(?:[a-z][a-z0-9+.-]*://|git@)|\.git(?:#|$)`)
+	remoteRE = regexp.MustCompile(`(?i)^(?:[a-z][a-z0-9+.-]*://|[a-z0-9_-]+@[a-z0-9.-]+:)|\.git(?:#|$)`)
 	setuidRE = regexp.MustCompile(`\bsetcap\b|\bchmod\s+(?:-\S+\s+)*(?:0?[2-7][0-7]{3}\b|(?:[ugoa]*[-+=][rwxXt]*,)*[ugoa]*[+=][rwxXt]*s)|\b(?:install|mkdir)\s[^;&|\n]*-m\s*0?[2-7][0-7]{3}\b|\bNOPASSWD\b`)
 )
 
 func checkAddURL(s *subject) *hit {
 	return s.instructionsHit(func(in instruction) bool {
-		if in.name != "ADD" {
-			return false
-		}
-		words := in.exec
-		if words == nil {
-			words = shellWords(in.args)
-		}
-		return slices.ContainsFunc(words, func(w string) bool { return remoteRE.MatchString(unquote(w)) })
+		return slices.ContainsFunc(in.from, remoteRE.MatchString)
 	})
 }
 
@@ -280,7 +307,8 @@ func checkSecretInEnv(s *subject) *hit {
 		if in.name != "ENV" && in.name != "ARG" {
 			continue
 		}
-		for _, a := range assignments(in.args) {
+		for _, a := range s.want.assignments(in) {
+			a.name, a.value = s.want.bare(a.name), s.want.bare(a.value)
 			named := secretNameRE.MatchString(a.name) && !harmlessRE.MatchString(a.name) && (a.value != "" || in.name == "ARG" && !a.set)
 			if named || secretRE.MatchString(a.value) {
 				ev = append(ev, fmt.Sprintf("line %d: %s %s", in.line, in.name, a.name))
@@ -298,9 +326,13 @@ func checkBaseImage(s *subject) *hit {
 		return nil
 	}
 	was := s.now.images()
+	had := map[string]bool{}
+	for _, ref := range was {
+		had[ref] = true
+	}
 	var ev []string
 	for _, ref := range s.want.images() {
-		if !slices.Contains(was, ref) {
+		if !had[ref] {
 			ev = append(ev, ref)
 		}
 	}
@@ -341,17 +373,17 @@ func checkDropped(s *subject) *hit {
 	}
 	kept := map[string]int{}
 	for _, in := range s.want.instructions {
-		kept[in.text()]++
+		kept[in.key()]++
 	}
 	var ev []string
 	for _, in := range s.now.instructions {
 		if in.name == "FROM" {
 			continue // base-image says it
 		}
-		if t := in.text(); kept[t] > 0 {
-			kept[t]--
+		if k := in.key(); kept[k] > 0 {
+			kept[k]--
 		} else {
-			ev = append(ev, t)
+			ev = append(ev, in.text())
 		}
 	}
 	switch len(ev) {

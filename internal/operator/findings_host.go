@@ -16,7 +16,7 @@ type hostFacts struct {
 	name    string       // lower case, no trailing dot, no brackets
 	unicode string       // name with its punycode decoded
 	addrs   []netip.Addr // the addresses that name may mean, if it is a spelling of one: some spellings are read in two ways
-	inside  netip.Addr   // the address in a name like 10.0.0.1.nip.io
+	inside  []netip.Addr // the addresses in a name like 10.0.0.1.nip.io
 	suffix  string       // its public suffix
 	icann   bool         // suffix is a registry's, not a company's
 }
@@ -52,10 +52,7 @@ func (f hostFacts) shared() string {
 
 // all are the addresses that the host stands for without asking a resolver.
 func (f hostFacts) all() []netip.Addr {
-	if f.inside.IsValid() {
-		return append(slices.Clone(f.addrs), f.inside)
-	}
-	return f.addrs
+	return append(slices.Clone(f.addrs), f.inside...)
 }
 
 // addresses returns what a host may mean as an address: the plain spellings, and those that inet_aton
@@ -132,27 +129,34 @@ func inner(a netip.Addr) netip.Addr {
 // addressSuffixes are public services whose names resolve to the address in the name.
 var addressSuffixes = []string{".nip.io", ".sslip.io", ".traefik.me"}
 
-// embedded finds an address at the end of a name: 10.0.0.1, x.10-0-0-1, 7f000001.
-func embedded(rest string) netip.Addr {
+// embedded finds the addresses in a name that such a service may go by, wherever they are in it: 10.0.0.1,
+// x.10-0-0-1, 127-0-0-1.foo, 7f000001, app-7f000001.
+func embedded(rest string) []netip.Addr {
+	var out []netip.Addr
+	add := func(s string) {
+		if a, err := netip.ParseAddr(s); err == nil && !slices.Contains(out, inner(a)) {
+			out = append(out, inner(a))
+		}
+	}
 	labels := strings.Split(rest, ".")
-	last := labels[len(labels)-1]
-	if n := len(labels); n >= 4 {
-		if a, err := netip.ParseAddr(strings.Join(labels[n-4:], ".")); err == nil {
-			return a
+	for i, label := range labels {
+		if i+4 <= len(labels) {
+			parts := slices.Clone(labels[i : i+4])
+			parts[0] = parts[0][strings.LastIndexByte(parts[0], '-')+1:]
+			add(strings.Join(parts, "."))
+		}
+		parts := strings.Split(label, "-")
+		for j := range len(parts) - 3 {
+			add(strings.Join(parts[j:j+4], "."))
+		}
+		add(strings.ReplaceAll(label, "-", ":"))
+		for _, part := range parts {
+			if n, err := strconv.ParseUint(part, 16, 32); err == nil && len(part) == 8 {
+				add(netip.AddrFrom4([4]byte{byte(n >> 24), byte(n >> 16), byte(n >> 8), byte(n)}).String())
+			}
 		}
 	}
-	if parts := strings.Split(last, "-"); len(parts) >= 4 {
-		if a, err := netip.ParseAddr(strings.Join(parts[len(parts)-4:], ".")); err == nil {
-			return a
-		}
-	}
-	if a, err := netip.ParseAddr(strings.ReplaceAll(last, "-", ":")); err == nil {
-		return inner(a)
-	}
-	if n, err := strconv.ParseUint(last, 16, 32); err == nil && len(last) == 8 {
-		return netip.AddrFrom4([4]byte{byte(n >> 24), byte(n >> 16), byte(n >> 8), byte(n)})
-	}
-	return netip.Addr{}
+	return out
 }
 
 // Names and addresses by what they are. An address is of the first kind that has it.

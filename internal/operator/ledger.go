@@ -81,7 +81,7 @@ type Ledger struct {
 
 func (l *Ledger) path() string { return filepath.Join(l.dir, "ledger.jsonl") }
 
-// maxLine bounds one ledger line; the longest real one is a few KiB of notes.
+// maxLine bounds one ledger line; [Record.entry] keeps within it whatever an agent or an operator wrote.
 const maxLine = 256 << 10
 
 // Append adds e at the end, durably. Seq, Prev, Hash and, when zero, At are set here. A torn last line is removed
@@ -95,8 +95,19 @@ func (l *Ledger) Append(ctx context.Context, e LedgerEntry) error {
 	return l.appendLocked(e)
 }
 
-// Ensure appends e unless a line with its event, id and attempt is there already.
-func (l *Ledger) Ensure(ctx context.Context, e LedgerEntry) error {
+// Ensure appends those of which no line with the event, bottle, id and attempt is there already. It looks back to a day before
+// since, when the first of them may have been written; zero: to the beginning.
+func (l *Ledger) Ensure(ctx context.Context, since time.Time, all ...LedgerEntry) error {
+	type key struct {
+		event, bottle string
+		id            queue.ID
+		attempt       int
+	}
+	keyOf := func(e LedgerEntry) key { return key{e.Event, e.Bottle, e.ID, e.Attempt} }
+	want := make(map[key]bool, len(all))
+	for _, e := range all {
+		want[keyOf(e)] = true
+	}
 	unlock, err := lockFile(ctx, filepath.Join(l.dir, "ledger.lock"))
 	if err != nil {
 		return fmt.Errorf("locking the ledger: %w", err)
@@ -106,14 +117,23 @@ func (l *Ledger) Ensure(ctx context.Context, e LedgerEntry) error {
 		if err != nil {
 			break // torn or edited: appending is still right, audit verify tells of the rest
 		}
-		if have.Event == e.Event && have.ID == e.ID && have.Bottle == e.Bottle && have.Attempt == e.Attempt {
-			return nil
-		}
-		if !e.At.IsZero() && have.At.Before(e.At.Add(-24*time.Hour)) {
+		if !since.IsZero() && have.At.Before(since.Add(-24*time.Hour)) {
 			break // lines are in order of time; a step of the clock by more than a day costs one double entry
 		}
+		if delete(want, keyOf(have)); len(want) == 0 {
+			return nil
+		}
 	}
-	return l.appendLocked(e)
+	for _, e := range all {
+		if !want[keyOf(e)] {
+			continue
+		}
+		delete(want, keyOf(e))
+		if err := l.appendLocked(e); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (l *Ledger) appendLocked(e LedgerEntry) (err error) {
@@ -391,7 +411,36 @@ func (d *Desk) History(ctx context.Context, f HistoryFilter) iter.Seq2[LedgerEnt
 	}
 }
 
-// Audit verifies the ledger's chain; see [Ledger.Verify].
+// Audit verifies the ledger's chain; see [Ledger.Verify]. A ledger without a line is broken once something has been decided.
 func (d *Desk) Audit(ctx context.Context, head string) (*AuditReport, error) {
-	return d.ledger.Verify(ctx, head)
+	r, err := d.ledger.Verify(ctx, head)
+	if err == nil && r.OK() && r.Entries == 0 {
+		if ref, ok := d.store.anyDecided(); ok {
+			r.Problem = fmt.Sprintf("the ledger has no line, and %s of bottle %s was decided: it was removed, or cut off", ref.ID, ref.Bottle)
+		}
+	}
+	return r, err
+}
+
+// anyDecided finds a decision that the ledger must know of.
+func (s *store) anyDecided() (Ref, bool) {
+	root, err := s.at()
+	if err != nil {
+		return Ref{}, false
+	}
+	dirs, err := fs.ReadDir(root.FS(), ".")
+	if err != nil {
+		return Ref{}, false
+	}
+	for _, dir := range dirs {
+		if queue.CheckSlug(dir.Name()) != nil {
+			continue
+		}
+		for _, ref := range s.recorded(dir.Name(), "") {
+			if rec, err := s.record(ref); err == nil && rec != nil && rec.final() {
+				return ref, true
+			}
+		}
+	}
+	return Ref{}, false
 }

@@ -191,17 +191,38 @@ func TestLedgerEnsureAppendsOnce(t *testing.T) {
 	l := newLedger(t)
 	e := LedgerEntry{Event: EventApplied, Bottle: "web", ID: "a", Attempt: 1}
 	for range 3 {
-		if err := l.Ensure(t.Context(), e); err != nil {
+		if err := l.Ensure(t.Context(), time.Time{}, e); err != nil {
 			t.Fatal(err)
 		}
 	}
 	for _, other := range []LedgerEntry{{Event: EventFailed, Bottle: "web", ID: "a", Attempt: 1}, {Event: EventApplied, Bottle: "web", ID: "a", Attempt: 2}, {Event: EventApplied, Bottle: "db", ID: "a", Attempt: 1}} {
-		if err := l.Ensure(t.Context(), other); err != nil {
+		if err := l.Ensure(t.Context(), time.Now(), other); err != nil {
 			t.Fatal(err)
 		}
 	}
 	if n := len(entries(t, l)); n != 4 {
 		t.Errorf("ledger has %d entries, want 4", n)
+	}
+}
+
+// TestLedgerEnsureLooksNoFurtherBack than what can have written the entry.
+func TestLedgerEnsureLooksNoFurtherBack(t *testing.T) {
+	l := newLedger(t)
+	e := LedgerEntry{Event: EventForeign, Bottle: "web", ID: "a", At: time.Now().Add(-48 * time.Hour)}
+	if err := l.Append(t.Context(), e); err != nil {
+		t.Fatal(err)
+	}
+	e.At = time.Time{}
+	for _, tt := range []struct {
+		since time.Time
+		want  int
+	}{{time.Now().Add(-48 * time.Hour), 1}, {time.Now(), 2}, {time.Now(), 2}} {
+		if err := l.Ensure(t.Context(), tt.since, e, e); err != nil {
+			t.Fatal(err)
+		}
+		if n := len(entries(t, l)); n != tt.want {
+			t.Errorf("since %v: ledger has %d entries, want %d", tt.since, n, tt.want)
+		}
 	}
 }
 

@@ -116,6 +116,9 @@ func (d *Desk) consider(ctx context.Context, e queue.Entry, edited *string) (*co
 			c.Blocked += "\nthe lines to add by hand:\n" + safetext.Block(ee.ByHand)
 		}
 	}
+	if e.BadResponse != nil && c.Blocked == "" && c.State != Deciding {
+		c.Blocked = d.inTheWay(ref, e.BadResponse, "").Error()
+	}
 	for _, t := range c.plan.Targets {
 		v := TargetView{Kind: t.Kind, Path: t.Path, Changed: t.Changed(), Before: safetext.Untrusted(t.EntryBefore), After: safetext.Untrusted(t.EntryAfter)}
 		if v.Changed {

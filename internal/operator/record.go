@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -75,39 +76,90 @@ func (r *Record) open() bool { return r == nil || r.State == RecordFailed || r.S
 
 func (r *Record) final() bool { return r.State == Answered || r.State == Undone || r.State == Foreign }
 
-// store is <root>/.desk: records, backups, markers, locks. All writes are durable when they return.
+// store is <root>/.desk: records, backups, markers, locks. All writes are durable when they return. When the root is
+// replaced by another directory, the store is in the new one, as the mailboxes are.
 type store struct {
 	dir  string
-	root *os.Root
 	step func(string) error
+
+	mu   sync.Mutex
+	root *os.Root    // guarded by mu: the directory at dir when it was last looked at
+	info fs.FileInfo // guarded by mu: of root
 }
 
 func openStore(dir string, step func(string) error) (*store, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
 	}
-	st, err := os.Lstat(dir)
+	s := &store{dir: dir, step: step}
+	_, err := s.at()
+	return s, err
+}
+
+// at returns the directory, opened again if the one at dir is another. It makes what is missing in the root of the
+// mailboxes, but not that root.
+func (s *store) at() (*os.Root, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	st, err := os.Lstat(s.dir)
+	if err == nil && s.root != nil && os.SameFile(st, s.info) {
+		return s.root, nil
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		if err := os.Mkdir(s.dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+			return nil, err
+		}
+		st, err = os.Lstat(s.dir)
+	}
 	if err != nil {
 		return nil, err
 	}
 	if !st.IsDir() {
-		return nil, fmt.Errorf("%s is not a directory", dir)
+		return nil, fmt.Errorf("%s is not a directory", s.dir)
 	}
 	if st.Mode().Perm()&0o077 != 0 {
-		if err := os.Chmod(dir, 0o700); err != nil {
-			return nil, fmt.Errorf("%s is open to others (mode %#o): %w", dir, st.Mode().Perm(), err)
+		if err := os.Chmod(s.dir, 0o700); err != nil {
+			return nil, fmt.Errorf("%s is open to others (mode %#o): %w", s.dir, st.Mode().Perm(), err)
 		}
 	}
-	root, err := os.OpenRoot(dir)
+	root, err := os.OpenRoot(s.dir)
 	if err != nil {
 		return nil, err
 	}
-	for _, sub := range []string{"unfinished", "keys"} {
+	if st, err = root.Stat("."); err != nil { // what was opened, whatever has been put in its place since
+		return nil, errors.Join(err, root.Close())
+	}
+	for _, sub := range []string{"unfinished", "keys", "locks", temps} {
 		if err := root.Mkdir(sub, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
-			return nil, err
+			return nil, errors.Join(err, root.Close())
 		}
 	}
-	return &store{dir: dir, root: root, step: step}, nil
+	if s.root != nil {
+		s.root.Close() // only read through, or synced
+	}
+	s.root, s.info = root, st
+	sweep(root)
+	return root, nil
+}
+
+// temps is where files are written before they get their names: in one place, so that finding what a killed process left
+// costs nothing. It is no slug.
+const temps = ".tmp"
+
+// staleTemp is how old a temporary file must be to be nobody's.
+const staleTemp = time.Hour
+
+// sweep removes the temporary files that killed processes left. What cannot be removed is in nobody's way.
+func sweep(root *os.Root) {
+	entries, err := fs.ReadDir(root.FS(), temps)
+	if err != nil {
+		return
+	}
+	for _, e := range entries {
+		if info, err := e.Info(); err == nil && time.Since(info.ModTime()).Abs() > staleTemp {
+			_ = root.Remove(filepath.Join(temps, e.Name()))
+		}
+	}
 }
 
 func (s *store) before(step string) error {
@@ -119,30 +171,46 @@ func (s *store) before(step string) error {
 
 // write replaces name durably.
 func (s *store) write(name string, data []byte) error {
-	dir := filepath.Dir(name)
-	if err := s.root.MkdirAll(dir, 0o700); err != nil {
+	root, err := s.at()
+	if err != nil {
 		return err
 	}
-	tmp := filepath.Join(dir, fmt.Sprintf(".tmp-%d-%s", os.Getpid(), queue.NewID()))
-	f, err := s.root.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	dir := filepath.Dir(name)
+	if err := root.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	tmp := filepath.Join(temps, fmt.Sprintf("%d-%s", os.Getpid(), queue.NewID()))
+	f, err := root.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return err
 	}
 	_, werr := f.Write(data)
 	if err := errors.Join(werr, f.Sync(), f.Close()); err != nil {
-		return errors.Join(fmt.Errorf("writing %s: %w", filepath.Join(s.dir, name), err), s.root.Remove(tmp))
+		return errors.Join(fmt.Errorf("writing %s: %w", filepath.Join(s.dir, name), err), root.Remove(tmp))
 	}
-	if err := s.root.Rename(tmp, name); err != nil {
-		return errors.Join(err, s.root.Remove(tmp))
+	if err := root.Rename(tmp, name); err != nil {
+		return errors.Join(err, root.Remove(tmp))
 	}
 	return errors.Join(syncDir(filepath.Join(s.dir, dir)), syncDir(s.dir))
+}
+
+func (s *store) read(name string) ([]byte, error) {
+	root, err := s.at()
+	if err != nil {
+		return nil, err
+	}
+	return root.ReadFile(name)
 }
 
 func recordName(ref Ref) string { return filepath.Join(ref.Bottle, string(ref.ID)+".json") }
 
 // record returns nil when there is none.
 func (s *store) record(ref Ref) (*Record, error) {
-	b, err := s.root.ReadFile(recordName(ref))
+	root, err := s.at()
+	if err != nil { // no store is not the same as no record
+		return nil, fmt.Errorf("reading the record of %s: %w", ref, err)
+	}
+	b, err := root.ReadFile(recordName(ref))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
@@ -189,7 +257,7 @@ func (s *store) images(r *Record) ([]apply.Image, error) {
 		im := apply.Image{Kind: t.Kind, Path: t.Path, Real: t.Real, Existed: t.Existed, BeforeSHA256: t.BeforeSHA256, AfterSHA256: t.AfterSHA256,
 			EntryBefore: t.EntryBefore.Raw(), EntryAfter: t.EntryAfter.Raw()}
 		if t.Backup != "" {
-			b, err := s.root.ReadFile(filepath.Join(r.Bottle, filepath.Base(t.Backup)))
+			b, err := s.read(filepath.Join(r.Bottle, filepath.Base(t.Backup)))
 			if err != nil {
 				return nil, fmt.Errorf("reading %s as it was: %w", t.Path, err)
 			}
@@ -210,7 +278,11 @@ func (s *store) begin(ref Ref) error {
 	if err := s.before("begin"); err != nil {
 		return err
 	}
-	f, err := s.root.OpenFile(marker(ref), os.O_WRONLY|os.O_CREATE, 0o600)
+	root, err := s.at()
+	if err != nil {
+		return fmt.Errorf("marking %s: %w", ref, err)
+	}
+	f, err := root.OpenFile(marker(ref), os.O_WRONLY|os.O_CREATE, 0o600)
 	if err != nil {
 		return fmt.Errorf("marking %s: %w", ref, err)
 	}
@@ -221,14 +293,22 @@ func (s *store) end(ref Ref) error {
 	if err := s.before("end"); err != nil {
 		return err
 	}
-	if err := s.root.Remove(marker(ref)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	root, err := s.at()
+	if err != nil {
+		return fmt.Errorf("unmarking %s: %w", ref, err)
+	}
+	if err := root.Remove(marker(ref)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("unmarking %s: %w", ref, err)
 	}
 	return nil // not synced: a marker that comes back is looked at and removed again
 }
 
 func (s *store) unfinished() ([]Ref, error) {
-	entries, err := fs.ReadDir(s.root.FS(), "unfinished")
+	root, err := s.at()
+	if err != nil {
+		return nil, fmt.Errorf("listing unfinished decisions: %w", err)
+	}
+	entries, err := fs.ReadDir(root.FS(), "unfinished")
 	if err != nil {
 		return nil, fmt.Errorf("listing unfinished decisions: %w", err)
 	}
@@ -244,6 +324,30 @@ func (s *store) unfinished() ([]Ref, error) {
 	return refs, nil
 }
 
+// foreignDay counts the answers of other programs that were recorded on one day.
+type foreignDay struct {
+	Day string `json:"day"` // UTC
+	N   int    `json:"n"`
+}
+
+func (s *store) foreignToday(bottle string) int {
+	var c foreignDay
+	if b, err := s.read(filepath.Join(bottle, "foreign.json")); err != nil || json.Unmarshal(b, &c) != nil || c.Day != today() {
+		return 0
+	}
+	return c.N
+}
+
+func (s *store) countForeign(bottle string, n int) error {
+	b, err := json.Marshal(foreignDay{today(), n})
+	if err != nil {
+		return err
+	}
+	return s.write(filepath.Join(bottle, "foreign.json"), b)
+}
+
+func today() string { return time.Now().UTC().Format(time.DateOnly) }
+
 func keyName(bottle, tool, canonical string) string {
 	return filepath.Join("keys", bottle, apply.SHA256([]byte(tool + "\x00" + canonical))[:40])
 }
@@ -258,7 +362,7 @@ func (s *store) setEarlier(bottle, tool, canonical string, e Earlier) error {
 }
 
 func (s *store) earlier(bottle, tool, canonical string) *Earlier {
-	b, err := s.root.ReadFile(keyName(bottle, tool, canonical))
+	b, err := s.read(keyName(bottle, tool, canonical))
 	if err != nil {
 		return nil
 	}
@@ -274,7 +378,11 @@ func (s *store) lockBottle(ctx context.Context, bottle string) (func(), error) {
 	if err := queue.CheckSlug(bottle); err != nil {
 		return nil, err
 	}
-	if err := s.root.MkdirAll(bottle, 0o700); err != nil {
+	root, err := s.at()
+	if err != nil {
+		return nil, err
+	}
+	if err := root.MkdirAll(bottle, 0o700); err != nil {
 		return nil, err
 	}
 	unlock, err := lockFile(ctx, filepath.Join(s.dir, bottle, ".lock"))

@@ -34,6 +34,7 @@ func (d *Desk) Recover(ctx context.Context) ([]Recovered, error) {
 	}
 	var out []Recovered
 	var errs []error
+	way := map[string]*InTheWayError{} // by bottle: one says enough
 	for _, ref := range refs {
 		lctx, cancel := context.WithTimeout(ctx, recoverLock)
 		unlock, err := d.store.lockBottle(lctx, ref.Bottle)
@@ -47,7 +48,12 @@ func (d *Desk) Recover(ctx context.Context) ([]Recovered, error) {
 		}
 		r, err := d.recoverLocked(ctx, ref)
 		unlock()
-		if err != nil {
+		if e, ok := errors.AsType[*InTheWayError](err); ok {
+			if way[ref.Bottle] == nil {
+				way[ref.Bottle] = e
+				errs = append(errs, e)
+			}
+		} else if err != nil {
 			errs = append(errs, fmt.Errorf("recovering %s of bottle %s: %w", ref, ref.Bottle, err))
 		}
 		if r != nil {
@@ -90,12 +96,12 @@ func (d *Desk) recoverLocked(ctx context.Context, ref Ref) (*Recovered, error) {
 		return nil, err
 	}
 	defer unlock()
-	if err := d.ledger.Ensure(ctx, rec.entry(EventDecided)); err != nil {
+	if err := d.ledger.Ensure(ctx, rec.At, rec.entry(EventDecided)); err != nil {
 		return nil, err
 	}
 	if rec.State == Applied || rec.Status == queue.Rejected {
 		if rec.State == Applied {
-			if err := d.ledger.Ensure(ctx, rec.entry(EventApplied)); err != nil {
+			if err := d.ledger.Ensure(ctx, rec.At, rec.entry(EventApplied)); err != nil {
 				return nil, err
 			}
 		}
@@ -151,7 +157,7 @@ func (d *Desk) reclaim(ctx context.Context, rec *Record, images []apply.Image) (
 		}
 		rec.State = RecordStuck
 		rec.Error = safetext.Untrusted(fmt.Sprintf("interrupted, and since then edited by someone else: %s. Nothing was touched. Look at it, then approve or reject again.", strings.Join(names, ", ")))
-		if err := d.ledger.Ensure(ctx, rec.entry(EventStuck)); err != nil {
+		if err := d.ledger.Ensure(ctx, rec.At, rec.entry(EventStuck)); err != nil {
 			return nil, err
 		}
 		if err := d.store.save(rec); err != nil {
@@ -211,10 +217,14 @@ const recoverEvery = 5 * time.Second
 func (d *Desk) Run(ctx context.Context) error {
 	t := time.NewTicker(recoverEvery)
 	defer t.Stop()
+	said := ""
 	for {
 		done, err := d.Recover(ctx)
-		if err != nil && ctx.Err() == nil {
-			d.log.Warn("recovering", "err", safetext.Line(err.Error(), 500))
+		if err == nil {
+			said = ""
+		} else if text := safetext.Line(err.Error(), 500); ctx.Err() == nil && text != said {
+			said = text // once, as long as it is all that is wrong
+			d.log.Warn("recovering", "err", text)
 		}
 		for _, r := range done {
 			d.log.Info("recovered", "bottle", r.Ref.Bottle, "id", r.Ref.ID, "state", r.State)

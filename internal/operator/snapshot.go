@@ -14,6 +14,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/bot-bottle/supervise/internal/apply"
 	"github.com/bot-bottle/supervise/internal/safetext"
 	"github.com/bot-bottle/supervise/queue"
 )
@@ -25,7 +26,17 @@ const findingsFresh = 10 * time.Second
 // cache keeps what an inbox line costs to compute.
 type cache struct {
 	mu    sync.Mutex
-	lines map[Ref]*line // guarded by mu; only open proposals
+	lines map[Ref]*line      // guarded by mu; only open proposals
+	bases map[question]basis // guarded by mu
+}
+
+// question is what all previews that have one basis have in common.
+type question struct{ bottle, tool string }
+
+// basis is what previews are made from besides the proposal: the same one means the same findings.
+type basis struct {
+	sum string
+	at  time.Time // when it was looked at
 }
 
 type line struct {
@@ -35,7 +46,7 @@ type line struct {
 	key      string // canonical payload; "" if bad
 	bad      string // why it does not check
 	findings []Finding
-	at       time.Time // of findings; zero: none yet
+	basis    basis // of findings; zero: none yet
 }
 
 // item is an inbox line without findings and presence.
@@ -89,29 +100,51 @@ func (d *Desk) line(p queue.Proposal) *line {
 	return l
 }
 
-// findings are at most findingsFresh old.
+// findings are at most findingsFresh old. They are computed again only if what they rest on has changed, and whether it
+// has, one preview tells for all proposals of a bottle and tool.
 func (d *Desk) findings(ctx context.Context, p queue.Proposal) []Finding {
-	l := d.line(p)
+	l, q := d.line(p), question{p.Bottle, p.Tool}
 	d.cache.mu.Lock()
-	f, at := l.findings, l.at
+	if last := d.cache.bases[q]; last.sum == l.basis.sum && last.at.After(l.basis.at) {
+		l.basis = last
+	}
+	f, was := l.findings, l.basis
 	d.cache.mu.Unlock()
-	if l.bad != "" || !at.IsZero() && time.Since(at) < findingsFresh {
+	if l.bad != "" || !was.at.IsZero() && time.Since(was.at) < findingsFresh {
 		return f
 	}
-	q, err := check(p)
+	asked, err := check(p)
 	if err != nil {
 		return nil
 	}
-	plan, err := d.opts.Hand.Preview(ctx, p.Bottle, q)
+	now := time.Now()
+	plan, err := d.opts.Hand.Preview(ctx, p.Bottle, asked)
 	if err != nil {
 		d.log.Warn("previewing for the inbox", "bottle", p.Bottle, "id", p.ID, "err", err)
 		return f
 	}
-	f = findingsFor(q, plan)
+	sum := basisOf(plan)
+	if sum != was.sum {
+		f = findingsFor(asked, plan)
+	}
 	d.cache.mu.Lock()
-	l.findings, l.at = f, time.Now()
-	d.cache.mu.Unlock()
+	defer d.cache.mu.Unlock()
+	l.findings, l.basis = f, basis{sum, now}
+	if d.cache.bases == nil {
+		d.cache.bases = map[question]basis{}
+	}
+	d.cache.bases[q] = l.basis
 	return f
+}
+
+// basisOf sums up all that a plan was made from but the payload: which files, and what is in them.
+func basisOf(plan *apply.Plan) string {
+	var b strings.Builder
+	for _, t := range plan.Targets {
+		fmt.Fprintf(&b, "%s %q %q %t %s\n", t.Kind, t.Path, t.Real, t.Exists, apply.SHA256(t.Before))
+	}
+	fmt.Fprintf(&b, "%q", plan.Unmanaged)
+	return apply.SHA256([]byte(b.String()))
 }
 
 // Snapshot lists what is open in all bottles.
@@ -133,6 +166,11 @@ func (d *Desk) Snapshot(ctx context.Context) (*Snapshot, error) {
 			delete(d.cache.lines, ref)
 		}
 	}
+	for q, b := range d.cache.bases {
+		if time.Since(b.at) >= findingsFresh {
+			delete(d.cache.bases, q)
+		}
+	}
 	d.cache.mu.Unlock()
 	// Ages are read one after the other, so the same moment has ages that differ by as long as listing takes.
 	seen := func(i Item) time.Duration { return i.Age.Truncate(100 * time.Millisecond) }
@@ -152,6 +190,10 @@ func rank(i Item) int {
 	return 1
 }
 
+// maxShown bounds the inbox lines of one bottle, and so what one hostile mailbox costs everybody. What is beyond it can be shown
+// and decided by its id.
+const maxShown = 256
+
 func (d *Desk) bottle(ctx context.Context, b string, s *Snapshot, open map[Ref]bool) error {
 	pres, err := d.opts.Inbox.Presence(ctx, b)
 	if err != nil {
@@ -159,6 +201,8 @@ func (d *Desk) bottle(ctx context.Context, b string, s *Snapshot, open map[Ref]b
 	}
 	seen := d.store.seen(b)
 	var waiting []queue.ID
+	var foreign foreigns
+	fresh := 0 // never decided, so as many as a sidecar likes
 	for e, err := range d.opts.Inbox.Entries(ctx, b) {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
@@ -179,14 +223,17 @@ func (d *Desk) bottle(ctx context.Context, b string, s *Snapshot, open map[Ref]b
 		}
 		if e.Response != nil {
 			if rec.open() {
-				if err := d.noteForeign(ctx, e); err != nil {
-					d.log.Warn("noting a foreign answer", "bottle", b, "id", ref.ID, "err", err)
-				}
+				foreign.add(e)
 			}
 			continue
 		}
 		if rec != nil && rec.final() {
 			continue // the mailbox has lost our answer, or is hostile; nothing is open
+		}
+		if rec == nil {
+			if fresh++; fresh > maxShown {
+				continue
+			}
 		}
 		open[ref] = true
 		it := d.item(e, rec)
@@ -205,6 +252,12 @@ func (d *Desk) bottle(ctx context.Context, b string, s *Snapshot, open map[Ref]b
 		s.Items = append(s.Items, it)
 	}
 	d.store.saw(b, waiting, seen)
+	if fresh > maxShown {
+		s.Problems = append(s.Problems, Problem{Bottle: b, Text: safetext.Untrusted(fmt.Sprintf("%d more are not shown: a sidecar keeps at most 32 open, so this one is hostile or broken. Stop the bottle; 'supervise bottle forget %s' then removes its mailbox", fresh-maxShown, b))})
+	}
+	if text := d.noteForeigns(ctx, b, foreign); text != "" {
+		s.Problems = append(s.Problems, Problem{Bottle: b, Text: safetext.Untrusted(text)})
+	}
 	return nil
 }
 
@@ -228,7 +281,7 @@ func (p *Preview) connect(ctx context.Context, d *Desk, e queue.Entry) {
 // seen tells when somebody was last seen waiting, to the hour.
 func (s *store) seen(bottle string) map[queue.ID]time.Time {
 	m := map[queue.ID]time.Time{}
-	if b, err := s.root.ReadFile(filepath.Join(bottle, "seen.json")); err == nil {
+	if b, err := s.read(filepath.Join(bottle, "seen.json")); err == nil {
 		_ = json.Unmarshal(b, &m) // a hint: what does not parse is forgotten
 	}
 	return m
@@ -311,7 +364,11 @@ func compact(refs []Ref) []Ref {
 }
 
 func (s *store) recorded(bottle, prefix string) []Ref {
-	entries, err := fs.ReadDir(s.root.FS(), bottle)
+	root, err := s.at()
+	if err != nil {
+		return nil
+	}
+	entries, err := fs.ReadDir(root.FS(), bottle)
 	if err != nil {
 		return nil
 	}

@@ -2,17 +2,19 @@ package operator
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"slices"
 	"time"
 
+	"github.com/bot-bottle/supervise/internal/apply"
 	"github.com/bot-bottle/supervise/internal/payload"
 	"github.com/bot-bottle/supervise/internal/safetext"
 	"github.com/bot-bottle/supervise/queue"
 )
 
-// Undo takes an applied change back: where the touched entry is still as we wrote it, it becomes what it was before. The
+// Undo takes an applied change back, also one whose agent cannot be told: that proposal is open again. Otherwise, where the touched entry is still as we wrote it, it becomes what it was before. The
 // agent is not told, since its call was answered long ago; its next request is refused, and it asks again.
 func (d *Desk) Undo(ctx context.Context, ref Ref, progress io.Writer) (*Result, error) {
 	unlock, err := d.store.lockBottle(ctx, ref.Bottle)
@@ -30,6 +32,18 @@ func (d *Desk) Undo(ctx context.Context, ref Ref, progress io.Writer) (*Result, 
 		}
 		return nil, fmt.Errorf("undoing %s: %w: it is not decided yet", ref, ErrNotUndoable)
 	}
+	if rec.State == Claimed || rec.State == Applied {
+		_, rerr := d.recoverLocked(ctx, ref)
+		if rec, err = d.store.record(ref); err != nil || rec == nil {
+			return nil, errors.Join(rerr, err)
+		}
+		if rec.State == Applied {
+			return d.takeBack(ctx, rec, progress)
+		}
+		if rerr != nil {
+			return nil, fmt.Errorf("undoing %s: finishing what was left of it: %w", ref, rerr)
+		}
+	}
 	changed := slices.ContainsFunc(rec.Targets, func(t RecordTarget) bool { return t.BeforeSHA256 != t.AfterSHA256 })
 	switch {
 	case rec.State == Undone:
@@ -41,9 +55,38 @@ func (d *Desk) Undo(ctx context.Context, ref Ref, progress io.Writer) (*Result, 
 	case !changed:
 		return nil, fmt.Errorf("undoing %s: %w: it changed nothing", ref, ErrNotUndoable)
 	}
-	images, err := d.store.images(rec)
+	res, err := d.restore(ctx, rec, progress)
 	if err != nil {
 		return nil, err
+	}
+	ctx = context.WithoutCancel(ctx)
+	rec.UndoneBy, rec.UndoneAt = d.opts.By, time.Now().UTC().Truncate(time.Microsecond)
+	e := rec.entry(EventUndone)
+	e.By, e.Via, e.Outcome = d.opts.By, d.opts.Via, res.Outcome
+	if err := d.ledger.Ensure(ctx, rec.At, e); err != nil {
+		return nil, err
+	}
+	rec.State = Undone
+	if err := d.store.save(rec); err != nil {
+		return nil, err
+	}
+	return undone(rec, res), nil
+}
+
+func undone(rec *Record, res apply.Result) *Result {
+	out := &Result{Ref: Ref{rec.Bottle, rec.ID}, Status: rec.Status, Outcome: res.Outcome}
+	for _, n := range res.Notes {
+		out.Notes = append(out.Notes, safetext.Line(n, 0))
+	}
+	return out
+}
+
+// restore makes the targets of a record what they were.
+func (d *Desk) restore(ctx context.Context, rec *Record, progress io.Writer) (apply.Result, error) {
+	var res apply.Result
+	images, err := d.store.images(rec)
+	if err != nil {
+		return res, err
 	}
 	var real []string
 	for _, im := range images {
@@ -52,7 +95,7 @@ func (d *Desk) Undo(ctx context.Context, ref Ref, progress io.Writer) (*Result, 
 	slices.Sort(real)
 	unlockTargets, err := d.opts.Hand.Lock(ctx, slices.Compact(real))
 	if err != nil {
-		return nil, err
+		return res, err
 	}
 	defer unlockTargets()
 	file := rec.Proposed
@@ -61,27 +104,44 @@ func (d *Desk) Undo(ctx context.Context, ref Ref, progress io.Writer) (*Result, 
 	}
 	p, err := payload.Parse(rec.Tool, file.Raw())
 	if err != nil {
-		return nil, err
+		return res, err
 	}
 	// Hand.Undo leaves alone what is as before already, so that an interrupted undo can be done again.
-	res, err := d.opts.Hand.Undo(ctx, ref.Bottle, p, images, orDiscard(progress))
+	res, err = d.opts.Hand.Undo(ctx, rec.Bottle, p, images, orDiscard(progress))
 	if err != nil {
-		return nil, fmt.Errorf("undoing %s: %w", ref, err)
+		return res, fmt.Errorf("undoing %s: %w", rec.ID, err)
 	}
-	ctx = context.WithoutCancel(ctx)
-	rec.UndoneBy, rec.UndoneAt = d.opts.By, time.Now().UTC().Truncate(time.Microsecond)
-	e := rec.entry(EventUndone)
-	e.By, e.Via, e.Outcome = d.opts.By, d.opts.Via, res.Outcome
-	if err := d.ledger.Ensure(ctx, e); err != nil {
-		return nil, err
-	}
-	rec.State = Undone
+	return res, nil
+}
+
+// takeBack undoes a change that holds and whose agent cannot be told, for whatever reason. The proposal is open again. While
+// it is at it the record is a claim, so that after a crash the targets tell how far it got.
+func (d *Desk) takeBack(ctx context.Context, rec *Record, progress io.Writer) (*Result, error) {
+	var res apply.Result
+	rec.State = Claimed
 	if err := d.store.save(rec); err != nil {
 		return nil, err
 	}
-	out := &Result{Ref: ref, Status: rec.Status, Outcome: res.Outcome}
-	for _, n := range res.Notes {
-		out.Notes = append(out.Notes, safetext.Line(n, 0))
+	if slices.ContainsFunc(rec.Targets, func(t RecordTarget) bool { return t.BeforeSHA256 != t.AfterSHA256 }) {
+		var err error
+		if res, err = d.restore(ctx, rec, progress); err != nil {
+			return nil, err
+		}
 	}
-	return out, nil
+	ctx = context.WithoutCancel(ctx)
+	rec.UndoneBy, rec.UndoneAt = d.opts.By, time.Now().UTC().Truncate(time.Microsecond)
+	rec.Error = safetext.Untrusted(fmt.Sprintf("%s by %s, and taken back by %s before its agent was told", rec.Status, rec.By, d.opts.By))
+	e := rec.entry(EventUndone)
+	e.By, e.Via, e.Outcome = d.opts.By, d.opts.Via, res.Outcome
+	if err := d.ledger.Ensure(ctx, rec.At, e); err != nil {
+		return nil, err
+	}
+	rec.State, rec.Outcome, rec.ReplacePending = RecordFailed, "", false
+	if err := d.store.save(rec); err != nil {
+		return nil, err
+	}
+	if err := d.store.end(Ref{rec.Bottle, rec.ID}); err != nil {
+		d.log.Warn("unmarking", "bottle", rec.Bottle, "id", rec.ID, "err", err)
+	}
+	return undone(rec, res), nil
 }

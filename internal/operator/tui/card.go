@@ -16,6 +16,7 @@ type card struct {
 	p    *operator.Preview // nil: not here yet
 	edit *string           // what the operator would apply instead
 	of   *string           // the edit that p is of
+	told *string           // the edit of which the status line has told whether it is valid
 	err  string            // why there is no preview; escaped
 
 	changed *operator.Preview // what was on the screen before it changed; nil: it has not

@@ -50,7 +50,7 @@ func (m *model) decidable(key string) *card {
 	case c.p != nil && c.p.Decision != nil:
 		m.say(warn, "It is decided: %s by %s.", oneLine(string(c.p.Decision.Status)), decider(c.p.Decision.By, c.p.Decision.Via))
 	case c.badEdit != "":
-		m.say(warn, "Your edit is not valid: e edits it again, esc drops it.")
+		m.say(warn, invalidEdit)
 	case c.err != "" && c.p == nil:
 		m.say(warn, "It cannot be looked at, so it cannot be decided.")
 	case !m.armed():

@@ -315,7 +315,9 @@ func TestEdit(t *testing.T) {
 		sel := r.m.inbox.sel
 		r.send(editedMsg{ref: sel, text: bad})
 		r.pass(time.Second)
-		r.wantScreen("YOUR EDIT IS NOT VALID", `host "*" must be a host name`, "asks to  allow a.example.com /a/")
+		r.wantScreen("YOUR EDIT IS NOT VALID", `host "*" must be a host name`, "asks to  allow a.example.com /a/",
+			"Your edit is not valid: e edits it again, esc drops it.", "e edit again  esc drop the edit")
+		r.wantNot("a approves", "a approve ")
 		r.press("a", "r", "1")
 		r.wantCalls()
 		r.press("j", "k") // it is kept
@@ -325,12 +327,14 @@ func TestEdit(t *testing.T) {
 		r.wantCalls() // its preview has not been looked at
 		r.pass(time.Second)
 		r.wantScreen("YOUR EDIT, and what would change with it", `+ {"host": "a.example.com"}`)
+		r.wantNot("drop the edit")
 		r.press("a")
 		r.wantCalls(fmt.Sprintf("approve one %s file %q", digest(3333), good))
 	})
 	t.Run("dropped", func(t *testing.T) {
 		start(t, 120, 60, desk, func(r *rig) {
 			r.send(editedMsg{ref: r.m.inbox.sel, text: good})
+			r.wantScreen("a approves what your edit would change")
 			r.press("esc")
 			r.wantNot("YOUR EDIT")
 			r.press("a")

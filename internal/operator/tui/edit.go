@@ -19,6 +19,8 @@ import (
 // maxEdited bounds what is read as an edit: the largest payload, with room to be told that it is too big.
 const maxEdited = payload.MaxDockerfile * 2
 
+const invalidEdit = "Your edit is not valid: e edits it again, esc drops it."
+
 type editedMsg struct {
 	ref  operator.Ref
 	text string
@@ -109,7 +111,7 @@ func (m *model) edited(msg editedMsg) tea.Cmd {
 		return m.dropEdit()
 	}
 	c.edit, c.lines = &msg.text, nil
-	m.say(plain, "a approves what your edit would change, e edits on, esc drops it.")
+	m.say(plain, "looking at what your edit would change …")
 	return m.show()
 }
 

@@ -86,20 +86,23 @@ func (b *inbox) item(ref operator.Ref) *operator.Item {
 	return nil
 }
 
-// matches tells whether an item holds every word of the filter.
+// leastID is how much of an id a word of the filter must be: shorter ones are pieces of too many.
+const leastID = 4
+
+// matches tells whether an item holds every word of the filter. Of its id a word must be the start.
 func matches(it *operator.Item, words []string) bool {
 	if len(words) == 0 {
 		return true
 	}
 	var hay strings.Builder
-	for _, s := range []string{it.Bottle, it.Tool, it.Summary.Raw(), it.Host.Raw(), string(it.ID), string(it.State), string(it.Connected)} {
+	for _, s := range []string{it.Bottle, it.Tool, it.Summary.Raw(), it.Host.Raw(), string(it.State), string(it.Connected)} {
 		hay.WriteString(strings.ToLower(s) + "\n")
 	}
 	for _, f := range it.Findings {
 		hay.WriteString(f.Code + "\n" + string(f.Level) + "\n")
 	}
 	for _, w := range words {
-		if !strings.Contains(hay.String(), w) {
+		if !strings.Contains(hay.String(), w) && (len(w) < leastID || !strings.HasPrefix(string(it.ID), w)) {
 			return false
 		}
 	}

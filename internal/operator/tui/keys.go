@@ -4,6 +4,8 @@ import (
 	"strings"
 
 	tea "charm.land/bubbletea/v2"
+
+	"github.com/bot-bottle/supervise/internal/operator"
 )
 
 func (m *model) key(k tea.KeyPressMsg) tea.Cmd {
@@ -154,7 +156,11 @@ func (m *model) esc() tea.Cmd {
 }
 
 func (m *model) setFilter(f string) {
-	m.inbox.filter = strings.TrimSpace(f)
+	f = strings.TrimSpace(f)
+	if f != m.inbox.filter && m.inbox.ghost != nil { // it is open no longer, so no filter shows it
+		m.inbox.ghost, m.inbox.sel = nil, operator.Ref{}
+	}
+	m.inbox.filter = f
 	m.inbox.arrange()
 }
 

@@ -341,6 +341,14 @@ func (m *model) shown(msg showMsg) tea.Cmd {
 		return cmd
 	}
 	bad, isBad := errors.AsType[*operator.EditError](msg.err)
+	if msg.edit != nil && c.told != msg.edit && (isBad || msg.err == nil) {
+		c.told = msg.edit
+		if isBad {
+			m.say(warn, invalidEdit)
+		} else {
+			m.say(plain, "a approves what your edit would change, e edits on, esc drops it.")
+		}
+	}
 	switch {
 	case msg.err == nil:
 		c.badEdit = ""

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -285,6 +286,43 @@ func TestFilterAndGroups(t *testing.T) {
 	})
 }
 
+func TestFilterOfIDs(t *testing.T) {
+	p, other := routeAsk(1, "b05", "a.example.com", "/"), routeAsk(2, "b29", "b.example.com", "/")
+	p.ID = "0197f3b2-0001-7c3a-9b29-3f6f0a2c4d1e"
+	start(t, 120, 40, newDesk(p, other), func(r *rig) {
+		for _, tt := range []struct{ filter, want string }{
+			{"b29", "b29"},           // a piece of the other's id
+			{"0197F3B2-0001", "b05"}, // the start of one
+			{"f3b2-0002", ""},
+			{"019", ""}, // too short for an id
+		} {
+			r.press("/")
+			r.write(tt.filter)
+			r.press("enter")
+			if tt.want == "" {
+				r.wantScreen("Nothing matches the filter.")
+			} else if r.wantScreen("1/1"); r.m.inbox.sel.Bottle != tt.want {
+				t.Errorf("filter %q chose %v, want %s", tt.filter, r.m.inbox.sel, tt.want)
+			}
+			r.press("esc")
+		}
+	})
+}
+
+// TestFilterAfterDeciding: what is decided stays where it was, until the filter changes.
+func TestFilterAfterDeciding(t *testing.T) {
+	start(t, 120, 40, three(), func(r *rig) {
+		r.press("a")
+		r.wantScreen("APPROVED by you", "1/3")
+		r.press("/")
+		r.write("c.example")
+		r.wantScreen("1/1", "allow c.example.com /c/")
+		r.wantNot("APPROVED by you")
+		r.press("esc")
+		r.wantScreen("2/2")
+	})
+}
+
 // TestLooks: at once when something changes, now and then when nothing does, and half of the time at most when looking is slow
 // and changes never end.
 func TestLooks(t *testing.T) {
@@ -349,12 +387,24 @@ func TestNotToldOfChanges(t *testing.T) {
 	})
 }
 
-// TestKeepsNothing: after 10,000 proposals have come and gone, nothing is kept of them.
+// TestKeepsNothing: after 10,000 proposals have come and gone, nothing is kept of them, and the memory that is used is what
+// it was after the first 2,000.
 func TestKeepsNothing(t *testing.T) {
+	heap := func() uint64 {
+		runtime.GC()
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return m.HeapAlloc
+	}
 	start(t, 80, 24, newDesk(), func(r *rig) {
+		var before uint64
 		for i := range 1000 {
+			if i == 200 {
+				before = heap()
+			}
+			r.raw = nil
 			r.desk.mu.Lock()
-			r.desk.previews, r.desk.bottles = nil, nil
+			r.desk.previews, r.desk.bottles, r.desk.calls = nil, nil, nil
 			clear(r.desk.gone)
 			r.desk.mu.Unlock()
 			for j := range 10 {
@@ -362,6 +412,7 @@ func TestKeepsNothing(t *testing.T) {
 			}
 			r.change()
 			r.hit("j", "space")
+			r.pass(2 * time.Second) // in which the timers of these end
 		}
 		m := r.m
 		if n := len(m.cards); n > 3 {
@@ -371,6 +422,11 @@ func TestKeepsNothing(t *testing.T) {
 			if n > 11 {
 				t.Errorf("%s holds %d, want at most what is open", what, n)
 			}
+		}
+		after := heap()
+		t.Logf("after 2000: %d KiB, after 10000: %d KiB", before>>10, after>>10)
+		if after > before+512<<10 {
+			t.Errorf("the heap grew from %d to %d KiB over 8000 proposals", before>>10, after>>10)
 		}
 	})
 }

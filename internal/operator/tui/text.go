@@ -223,24 +223,7 @@ func wrap(s string, w int, words bool) []string {
 }
 
 // untab replaces tabs by spaces up to the next stop of four.
-func untab(s string) string {
-	if !strings.Contains(s, "\t") {
-		return s
-	}
-	var b strings.Builder
-	col := 0
-	for part := range strings.SplitAfterSeq(s, "\t") {
-		text, tab := strings.CutSuffix(part, "\t")
-		b.WriteString(text)
-		col += width(text)
-		if tab {
-			n := 4 - col%4
-			b.WriteString(strings.Repeat(" ", n))
-			col += n
-		}
-	}
-	return b.String()
-}
+func untab(s string) string { return safetext.Untab(s, 4, width) }
 
 // age is a duration in at most four cells.
 func age(d time.Duration) string {

@@ -309,6 +309,9 @@ func (m *model) footer() string {
 			}
 			add("r", "reject")
 			add("d", "dismiss")
+		} else if c.open() && c.busy == "" && c.badEdit != "" {
+			add("e", "edit again")
+			add("esc", "drop the edit")
 		}
 		if len(m.applied) > 0 {
 			add("u", "undo")

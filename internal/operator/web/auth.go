@@ -48,6 +48,7 @@ type session struct {
 	ctx   context.Context // ends with the session
 	end   context.CancelFunc
 	begun time.Time
+	host  string // where it was begun: it is nobody's elsewhere
 
 	mu   sync.Mutex
 	used time.Time                // guarded by mu
@@ -92,29 +93,27 @@ func dropOldest[V any](m map[hash]V, at func(V) time.Time) (dropped V) {
 	return dropped
 }
 
-// signIn spends a token and begins a session. The second result is how long to wait instead, when this address has
-// failed too often.
-func (a *auth) signIn(token, from string) (cookie string, wait time.Duration, ok bool) {
+// signIn spends a token and begins a session. The second result is how long to wait instead, when the token is none and
+// this address has failed too often; a good one is taken from an address that somebody else fails from, too.
+func (a *auth) signIn(token, from, host string) (cookie string, wait time.Duration, ok bool) {
 	now := time.Now()
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	f := a.failed[from]
-	if f != nil {
-		f.n, f.last = max(0, f.n-float64(now.Sub(f.last))/float64(failEvery)), now
-		if f.n > failBurst-1 {
-			return "", time.Duration((f.n - failBurst + 1) * float64(failEvery)), false
-		}
-	}
 	key := sha256.Sum256([]byte(token))
 	made, known := a.tokens[key]
 	delete(a.tokens, key)
 	if !known || now.Sub(made) > LinkLife {
+		f := a.failed[from]
 		if f == nil {
 			if len(a.failed) >= maxFailed {
 				clear(a.failed) // somebody has very many addresses; a token has 130 bits
 			}
 			f = &fails{last: now}
 			a.failed[from] = f
+		}
+		f.n, f.last = max(0, f.n-float64(now.Sub(f.last))/float64(failEvery)), now
+		if f.n > failBurst-1 {
+			return "", time.Duration((f.n - failBurst + 1) * float64(failEvery)), false
 		}
 		f.n++
 		return "", 0, false
@@ -123,14 +122,14 @@ func (a *auth) signIn(token, from string) (cookie string, wait time.Duration, ok
 		dropOldest(a.sessions, func(s *session) time.Time { return s.begun }).end()
 	}
 	cookie = rand.Text()
-	s := &session{begun: now, used: now, done: map[operator.Ref]outcome{}}
+	s := &session{begun: now, host: strings.ToLower(host), used: now, done: map[operator.Ref]outcome{}}
 	s.ctx, s.end = context.WithCancel(context.Background())
 	a.sessions[sha256.Sum256([]byte(cookie))] = s
 	return cookie, 0, true
 }
 
-// session returns the live session of a cookie, or nil. touch: somebody used it just now.
-func (a *auth) session(cookie string, touch bool) *session {
+// session returns the live session of a cookie under a Host, or nil. touch: somebody used it just now.
+func (a *auth) session(cookie, host string, touch bool) *session {
 	if cookie == "" {
 		return nil
 	}
@@ -138,7 +137,7 @@ func (a *auth) session(cookie string, touch bool) *session {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	s := a.sessions[key]
-	if s == nil {
+	if s == nil || s.host != strings.ToLower(host) {
 		return nil
 	}
 	s.mu.Lock()
@@ -221,11 +220,12 @@ const live = "Supervise-Live"
 func (s *Server) signedIn(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		touch := r.Header.Get(live) == "" && r.URL.Path != "/events"
-		ses := s.auth.session(s.auth.cookie(r), touch)
+		ses := s.auth.session(s.auth.cookie(r), r.Host, touch)
 		if ses == nil {
 			s.render(w, r, http.StatusUnauthorized, "signin", signInPage{page: page{Title: "Sign in"}})
 			return
 		}
+		keep(r)
 		next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), sessionKey{}, ses)))
 	})
 }
@@ -245,7 +245,7 @@ func (s *Server) postSignIn(w http.ResponseWriter, r *http.Request) {
 	if !s.parse(w, r) {
 		return
 	}
-	cookie, wait, ok := s.auth.signIn(cleanToken(r.PostForm.Get("token")), clientAddr(r))
+	cookie, wait, ok := s.auth.signIn(cleanToken(r.PostForm.Get("token")), clientAddr(r), r.Host)
 	if !ok {
 		p := signInPage{page: page{Title: "Sign in"}, Error: "This link was used already, or is too old, or is not one of this desk."}
 		status := http.StatusForbidden
@@ -276,11 +276,12 @@ func (s *Server) postSignOut(w http.ResponseWriter, r *http.Request) {
 
 // postLink makes a link for another browser of the same person.
 func (s *Server) postLink(w http.ResponseWriter, r *http.Request) {
+	link, plain := s.Links()
 	s.render(w, r, http.StatusOK, "link", struct {
 		page
-		Link    string
-		Minutes int
-	}{s.page(r, "Sign in another browser", ""), s.Link(), int(LinkLife / time.Minute)})
+		Link, Plain string
+		Minutes     int
+	}{s.page(r, "Sign in another browser", ""), link, plain, int(LinkLife / time.Minute)})
 }
 
 // cleanToken takes a token, or a whole link that was pasted.

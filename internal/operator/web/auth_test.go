@@ -4,12 +4,15 @@ import (
 	"bufio"
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"io"
 	"iter"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"os"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -193,15 +196,21 @@ func TestSignInAttempts(t *testing.T) {
 				t.Fatalf("attempt %d: %s", i+1, resp.Status)
 			}
 		}
-		resp := try(good, "192.0.2.1:6")
+		resp := try("wrong", "192.0.2.1:6")
 		if resp.StatusCode != http.StatusTooManyRequests || resp.Header.Get("Retry-After") != "6" {
 			t.Errorf("after ten failures: %s, Retry-After %q", resp.Status, resp.Header.Get("Retry-After"))
 		}
 		if resp := try(token(s), "192.0.2.2:5"); resp.StatusCode != http.StatusSeeOther {
 			t.Errorf("from elsewhere: %s", resp.Status)
 		}
-		time.Sleep(7 * time.Second)
 		if resp := try(good, "192.0.2.1:7"); resp.StatusCode != http.StatusSeeOther {
+			t.Errorf("a good link from where others failed: %s", resp.Status)
+		}
+		if resp := try(good, "192.0.2.1:7"); resp.StatusCode != http.StatusTooManyRequests {
+			t.Errorf("the same once more: %s", resp.Status)
+		}
+		time.Sleep(7 * time.Second)
+		if resp := try("wrong", "192.0.2.1:7"); resp.StatusCode != http.StatusForbidden {
 			t.Errorf("after waiting: %s", resp.Status)
 		}
 		for i := range 10 { // one machine has a whole network of version 6
@@ -247,11 +256,12 @@ func TestWhereRequestsComeFrom(t *testing.T) {
 		want         int
 	}{
 		{"ours", "GET", nil, 200},
-		{"ours by name", "GET", []string{"Host", "localhost:9101"}, 200},
+		{"ours by name", "GET", []string{"Host", "localhost:9101"}, 401}, // answered, and not signed in there
 		{"a port that is forwarded", "GET", []string{"Host", "127.0.0.1:7777"}, 401},
-		{"version 6", "GET", []string{"Host", "[::1]:9101"}, 200},
-		{"a configured name", "GET", []string{"Host", "Desk.Example.com.:9101"}, 200},
-		{"a configured address", "GET", []string{"Host", "192.0.2.7:9101"}, 200},
+		{"version 6", "GET", []string{"Host", "[::1]:9101"}, 401},
+		{"a configured name", "GET", []string{"Host", "Desk.Example.com.:9101"}, 401},
+		{"a configured address", "GET", []string{"Host", "192.0.2.7:9101"}, 401},
+		{"a name that nobody configured", "GET", []string{"Host", "supervise-aaaaaaaa.localhost:9101"}, 403},
 		{"a rebound name", "GET", []string{"Host", "evil.example:9101"}, 403},
 		{"a name that ends as ours", "GET", []string{"Host", "127.0.0.1.evil.example"}, 403},
 		{"another address", "GET", []string{"Host", "192.0.2.8"}, 403},
@@ -317,6 +327,53 @@ func TestTooBigAForm(t *testing.T) {
 	}
 }
 
+// TestSessionIsOfOneHost: a browser sends the cookie to every port of the host it is of. Whoever gets it there can use it
+// under that host only; and under the desk's own name nothing else listens.
+func TestSessionIsOfOneHost(t *testing.T) {
+	const name = "supervise-2k7qd3xa.localhost:9101"
+	s := web.New(web.Options{Desk: idle{}, URL: "http://" + name, Plain: base, Hosts: []string{"supervise-2k7qd3xa.localhost"}})
+	hosts := []string{"127.0.0.1:9101", "localhost:9101", name}
+	for _, host := range hosts {
+		in := ask(s, "POST", "/in", "token="+token(s), "Host", host, "Origin", "http://"+host)
+		if in.StatusCode != http.StatusSeeOther {
+			t.Fatalf("signing in at %s: %s", host, in.Status)
+		}
+		c := in.Cookies()[0].Name + "=" + in.Cookies()[0].Value
+		for _, other := range hosts {
+			want := http.StatusUnauthorized
+			if other == host {
+				want = http.StatusOK
+			}
+			if resp := ask(s, "GET", "/", "", "Cookie", c, "Host", other); resp.StatusCode != want {
+				t.Errorf("the cookie of %s at %s: %s, want %d", host, other, resp.Status, want)
+			}
+		}
+		if resp := ask(s, "GET", "/", "", "Cookie", c, "Host", strings.ToUpper(host)); resp.StatusCode != http.StatusOK {
+			t.Errorf("the cookie of %s in capitals: %s", host, resp.Status)
+		}
+	}
+}
+
+// TestTwoLinks: one of the two names has the token, whichever resolves.
+func TestTwoLinks(t *testing.T) {
+	s := web.New(web.Options{Desk: idle{}, URL: "http://supervise-2k7qd3xa.localhost:9101", Plain: base, Hosts: []string{"supervise-2k7qd3xa.localhost"}})
+	link, plain := s.Links()
+	tok, ok := strings.CutPrefix(link, "http://supervise-2k7qd3xa.localhost:9101/in?token=")
+	if !ok || plain != base+"/in?token="+tok {
+		t.Errorf("links are %s and %s", link, plain)
+	}
+	c := signIn(t, s)
+	b, err := io.ReadAll(ask(s, "POST", "/link", "", "Cookie", c).Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, part := range []string{"http://supervise-2k7qd3xa.localhost:9101/in?token=", base + "/in?token="} {
+		if !strings.Contains(string(b), part) {
+			t.Errorf("%s is not on the page", part)
+		}
+	}
+}
+
 func TestSecondBrowser(t *testing.T) {
 	s := web.New(web.Options{Desk: idle{}, URL: base})
 	c := signIn(t, s)
@@ -330,6 +387,45 @@ func TestSecondBrowser(t *testing.T) {
 	}
 	if resp := ask(s, "POST", "/in", "token="+rest[:26]); resp.StatusCode != http.StatusSeeOther {
 		t.Errorf("its link: %s", resp.Status)
+	}
+}
+
+// TestConnectionsMakeWay: whoever opens many connections, or asks without a session, keeps nobody out and ends no page's stream.
+func TestConnectionsMakeWay(t *testing.T) {
+	s, u := serve(t, web.Options{Desk: idle{}, MaxConns: 2})
+	c := signedIn(t, s, u)
+	events, status := stream(t, c)
+	if status != http.StatusOK {
+		t.Fatalf("the stream: %d", status)
+	}
+	c.http.CloseIdleConnections()
+	for _, text := range []string{"", "GET /in HTTP/1.1\r\nHo", "POST /in HTTP/1.1\r\nHost: 127.0.0.1\r\nSec-Fetch-Site: same-origin\r\nContent-Type: application/x-www-form-urlencoded\r\nContent-Length: 99\r\n\r\nhalf"} {
+		silent, err := net.Dial("tcp", strings.TrimPrefix(u, "http://"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer silent.Close()
+		if _, err := io.WriteString(silent, text); err != nil {
+			t.Fatal(err)
+		}
+		other := newClient(t, u)
+		other.get("/in").want(http.StatusOK)
+		other.http.CloseIdleConnections()
+		silent.SetDeadline(time.Now().Add(20 * time.Second))
+		if _, err := silent.Read(make([]byte, 1)); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("after %q: %v, want the end of the connection", text, err)
+		}
+	}
+	c.get("/").want(http.StatusOK)
+	for open := true; open; {
+		select {
+		case _, ok := <-events:
+			if open = ok; !ok {
+				t.Error("the stream has ended")
+			}
+		default:
+			open = false
+		}
 	}
 }
 

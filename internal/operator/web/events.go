@@ -61,7 +61,7 @@ func (s *Server) getEvents(w http.ResponseWriter, r *http.Request) {
 		case <-s.board.done:
 			return
 		case <-tick.C:
-			if s.auth.session(cookie, false) == nil || !send(": still here\n\n") {
+			if s.auth.session(cookie, r.Host, false) == nil || !send(": still here\n\n") {
 				return
 			}
 		case u := <-updates:

@@ -35,7 +35,11 @@ func (s *Server) guard(next http.Handler) http.Handler {
 		h.Set("Permissions-Policy", "camera=(), geolocation=(), microphone=()")
 		h.Set("Cache-Control", "no-store")
 		if !s.knownHost(r) {
-			http.Error(w, "unknown Host: name it with --host", http.StatusForbidden)
+			msg := "unknown Host: name it with --host"
+			if strings.HasSuffix(hostname(r.Host), ".localhost") {
+				msg = "this is not the name of this desk: open a link that it prints"
+			}
+			http.Error(w, msg, http.StatusForbidden)
 			return
 		}
 		if o := r.Header.Get("Origin"); o != "" && !sameHost(o, r.Host) {

@@ -170,8 +170,10 @@ func matcher(query string) func(*operator.Item) bool {
 		if len(words) == 0 {
 			return true
 		}
-		text := strings.ToLower(strings.Join([]string{it.Bottle, it.Tool, it.Summary.Raw(), it.Host.Raw(), string(it.ID), string(it.State)}, "\n"))
-		return !slices.ContainsFunc(words, func(w string) bool { return !strings.Contains(text, w) })
+		text := strings.ToLower(strings.Join([]string{it.Bottle, it.Tool, it.Summary.Raw(), it.Host.Raw(), string(it.State)}, "\n"))
+		return !slices.ContainsFunc(words, func(w string) bool {
+			return !strings.Contains(text, w) && (len(w) < 4 || !strings.HasPrefix(string(it.ID), w)) // a piece of an id is in too many
+		})
 	}
 }
 

@@ -35,6 +35,7 @@ func TestInbox(t *testing.T) {
 	c.get("/?bottle=api").want(200, "1 match", "b.example.com").wantNot("a.example.com")
 	c.get("/?q=EXAMPLE.com+%2Fx").want(200, "1 match", "a.example.com").wantNot("b.example.com")
 	c.get("/?q=nothing").want(200, "Nothing matches.")
+	c.get("/?q=97").want(200, "Nothing matches.") // as every id has
 	text := c.get("/?group=host").want(200).text()
 	if a, b := strings.Index(text, "allow a.example.com"), strings.Index(text, "allow b.example.com"); a > b {
 		t.Errorf("by host, b comes before a:\n%s", text)

@@ -215,6 +215,9 @@ func (r *rig) putRaw(slug, tool, file, why string) operator.Ref {
 	if err := r.boxes[slug].Put(r.t.Context(), p); err != nil {
 		r.t.Fatal(err)
 	}
+	if r.server != nil {
+		r.server.Look() // a page may else be some milliseconds behind
+	}
 	return operator.Ref{Bottle: slug, ID: p.ID}
 }
 

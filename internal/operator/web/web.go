@@ -5,7 +5,9 @@
 // It holds no logic of its own: it shows what [Desk] tells and calls its verbs. What it promises beyond that:
 //
 //   - Nobody sees anything without a session. A session is begun with a token that is good once and for a short while
-//     ([Server.Link]); it lives in a cookie that no script can read and that no other site can send.
+//     ([Server.Link]); it lives in a cookie that no script can read and that no other site can send. It is good under
+//     the Host it was begun under and no other. A browser sends the cookie to every port of that host: so that nothing
+//     else listens under it, the host of Options.URL wants to be one that only the desk has.
 //   - Only requests for a known Host are answered, and only a form of our own page changes anything. GET never does.
 //   - An approval names the digest of the preview that was on the page. When it is stale the answer says what is
 //     different now and shows the new preview; nothing is approved that was not shown.
@@ -31,6 +33,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/bot-bottle/supervise/internal/config"
+	"github.com/bot-bottle/supervise/internal/conns"
 	"github.com/bot-bottle/supervise/internal/operator"
 )
 
@@ -50,7 +53,8 @@ type Desk interface {
 // Options configure a Server.
 type Options struct {
 	Desk    Desk
-	URL     string                            // under which browsers reach it, for links: http://127.0.0.1:9101
+	URL     string                            // under which browsers reach it, for links: http://supervise-2k7qd3xa.localhost:9101
+	Plain   string                            // the same for what does not resolve URL's host: http://127.0.0.1:9101; if empty, all do
 	Hosts   []string                          // names to answer to besides the loopback ones and the address that was connected to
 	Targets func(bottle string) config.Bottle // where a bottle's route table is; if nil, no table is shown
 	TLS     *tls.Config                       // if nil, plain HTTP
@@ -59,6 +63,7 @@ type Options struct {
 	Idle       time.Duration // a session that nobody used for so long ends; if zero, 12 h
 	Lifetime   time.Duration // a session ends after so long; if zero, 7 days
 	MaxStreams int           // pages kept current at once; if zero, 64
+	MaxConns   int           // connections at once; if zero, 256. Past it one makes way that has no request of a session
 }
 
 // Server is the desk's web server. It is safe for concurrent use.
@@ -83,6 +88,7 @@ func New(o Options) *Server {
 	o.Idle = cmp.Or(o.Idle, 12*time.Hour)
 	o.Lifetime = cmp.Or(o.Lifetime, 7*24*time.Hour)
 	o.MaxStreams = cmp.Or(o.MaxStreams, 64)
+	o.MaxConns = cmp.Or(o.MaxConns, 256)
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -96,7 +102,16 @@ func New(o Options) *Server {
 func (s *Server) Handler() http.Handler { return s.handler }
 
 // Link returns a new sign-in link. It is good once, for LinkLife.
-func (s *Server) Link() string { return s.opts.URL + "/in?token=" + s.auth.newToken() }
+func (s *Server) Link() string { link, _ := s.Links(); return link }
+
+// Links is Link, with the same link under Options.Plain: one of them is good. plain is empty if that is.
+func (s *Server) Links() (link, plain string) {
+	in := "/in?token=" + s.auth.newToken()
+	if s.opts.Plain != "" {
+		plain = s.opts.Plain + in
+	}
+	return s.opts.URL + in, plain
+}
 
 // grace is how long a decision in progress is given when the server ends. What it leaves is finished, or put back, by
 // the next command.
@@ -111,7 +126,16 @@ func (s *Server) Run(ctx context.Context, ln net.Listener) error {
 		ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelWarn),
 	}
 	var fresh freshConns
-	srv.ConnState = fresh.state
+	bounded := conns.New(ln, s.opts.MaxConns)
+	srv.ConnContext = func(ctx context.Context, c net.Conn) context.Context {
+		return context.WithValue(ctx, keepKey{}, func() { bounded.Keep(c) })
+	}
+	srv.ConnState = func(c net.Conn, state http.ConnState) {
+		fresh.state(c, state)
+		if state == http.StateActive || state == http.StateIdle {
+			bounded.Rest(c)
+		}
+	}
 	// No WriteTimeout: an approval takes as long as the build it starts.
 	g, gctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return s.board.run(gctx) })
@@ -120,7 +144,7 @@ func (s *Server) Run(ctx context.Context, ln net.Listener) error {
 		if s.opts.TLS != nil {
 			serve = func(ln net.Listener) error { return srv.ServeTLS(ln, "", "") }
 		}
-		if err := serve(ln); !errors.Is(err, http.ErrServerClosed) {
+		if err := serve(bounded); !errors.Is(err, http.ErrServerClosed) {
 			return fmt.Errorf("serving the desk: %w", err)
 		}
 		return nil
@@ -138,6 +162,15 @@ func (s *Server) Run(ctx context.Context, ln net.Listener) error {
 		return nil
 	})
 	return g.Wait()
+}
+
+type keepKey struct{}
+
+// keep has the connection of a request stay until the request is over.
+func keep(r *http.Request) {
+	if f, ok := r.Context().Value(keepKey{}).(func()); ok {
+		f()
+	}
 }
 
 // freshConns knows the connections on which nothing has come. Browsers open some ahead, and Shutdown would wait 5 s
