@@ -8,7 +8,7 @@ LDFLAGS := -s -w -X main.version=$(VERSION)
 UPFLAGS ?=
 
 .DEFAULT_GOAL := build
-.PHONY: build up demo test deps lint image fuzz screenshots sbom repro clean help
+.PHONY: build up demo test deps lint image fuzz model flood soak screenshots sbom repro bench clean help
 
 build: ## build bin/supervise, static
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/supervise ./cmd/supervise
@@ -31,6 +31,15 @@ lint: ## what CI checks besides the tests
 
 image: ## the container image, with the engine of your choice (ENGINE=docker|podman|buildah)
 	$${ENGINE:-docker} build -t supervise:$(VERSION) --build-arg VERSION=$(VERSION) .
+
+model: ## the protocol against a reference model, MODEL random actions (100000)
+	SUPERVISE_MODEL_STEPS=$${MODEL:-100000} $(GO) test -count=1 -timeout 0 -v ./internal/e2e/model
+
+flood: ## the floods of internal/e2e at full size: 10,000 calls, thousands of connections
+	SUPERVISE_FLOOD=1 $(GO) test -count=1 -timeout 0 -v -run '^TestFlood' ./internal/e2e
+
+soak: ## everything at once, with kills, for SOAK (30m); SOAK_SEED and SOAK_PROPOSALS choose what
+	SOAK=$${SOAK:-30m} $(GO) test -count=1 -timeout 0 -v -run '^TestSoak$$' ./internal/e2e
 
 fuzz: ## every fuzz target in turn, FUZZTIME each (30s)
 	.ci/fuzz

@@ -96,7 +96,7 @@ func (c *conn) rpc(method, name, params string) (*http.Response, error) {
 	if params != "" {
 		meta += ","
 	}
-	return c.roundTrip("/", header, `{"jsonrpc":"2.0","id":7,"method":"`+method+`","params":{`+meta+params+`}}`)
+	return c.roundTrip("/", header, fmt.Sprintf(`{"jsonrpc":"2.0","id":%d,"method":%q,"params":{%s%s}}`, ids.Add(1), method, meta, params))
 }
 
 // held is a call that waits.
@@ -121,7 +121,7 @@ func (c *conn) ask(host string) (*held, error) {
 		if err != nil {
 			return nil, fmt.Errorf("before the call was held: %w", err)
 		}
-		if bytes.HasPrefix(line, []byte(":")) {
+		if bytes.HasPrefix(line, []byte(":")) || bytes.Contains(line, []byte(`"notifications/progress"`)) {
 			return h, nil
 		}
 		if bytes.Contains(line, []byte(`"result"`)) {
@@ -157,7 +157,7 @@ func (h *held) end() error {
 	return err
 }
 
-var hosts atomic.Int64
+var hosts, ids atomic.Int64 // the calls of one session share a space of ids
 
 // freshHost is a name that nobody has asked for.
 func freshHost() string { return fmt.Sprintf("h%d.example.com", hosts.Add(1)) }

@@ -233,7 +233,7 @@ func TestDigest(t *testing.T) {
 	w.startProxy()
 	w.startSide()
 	s := w.connect("2026-07-28")
-	ch := ask(t.Context(), s, "egress-block", map[string]any{"host": "a.example.com", "path_allowlist": []string{"/y"}, "justification": "tests"})
+	ch := ask(t.Context(), s, "egress-block", map[string]any{"host": "a.example.com", "path_allowlist": []string{"/y/"}, "justification": "tests"})
 	id := w.queued(1)
 	digest := func() string {
 		for line := range strings.Lines(w.must("show", id)) {

@@ -64,7 +64,14 @@ type process struct {
 // start runs the real binary in the background.
 func start(t testing.TB, env []string, args ...string) *process {
 	t.Helper()
-	p := &process{t: t, cmd: exec.Command(binary(t), args...), done: make(chan struct{}), grew: make(chan struct{}, 1)}
+	return startIn(t, nil, env, args...)
+}
+
+// startIn is start by way of another program, which runs what follows its own arguments.
+func startIn(t testing.TB, by, env []string, args ...string) *process {
+	t.Helper()
+	argv := append(append(by[:len(by):len(by)], binary(t)), args...)
+	p := &process{t: t, cmd: exec.Command(argv[0], argv[1:]...), done: make(chan struct{}), grew: make(chan struct{}, 1)}
 	p.cmd.Env = append(os.Environ(), env...)
 	r, w, err := os.Pipe()
 	if err != nil {
