@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -51,6 +52,18 @@ type Options struct {
 type Local struct {
 	opts Options
 	log  *slog.Logger
+
+	mu   sync.Mutex
+	last map[Kind]table // guarded by mu; what Glance read last: it is asked about one proposal of a bottle after the other
+}
+
+// table is what a file of some hash holds.
+type table struct {
+	sum    string
+	routes routes.Table
+	hosts  []string
+	strict bool
+	err    error
 }
 
 var _ Hand = (*Local)(nil)
@@ -141,6 +154,15 @@ func lockFile(ctx context.Context, name string) (*os.File, error) {
 
 // Preview reads and plans; it changes nothing.
 func (l *Local) Preview(ctx context.Context, bottle string, p payload.Payload) (*Plan, error) {
+	return l.plan(ctx, bottle, p, true)
+}
+
+// Glance is Preview without the edits.
+func (l *Local) Glance(ctx context.Context, bottle string, p payload.Payload) (*Plan, error) {
+	return l.plan(ctx, bottle, p, false)
+}
+
+func (l *Local) plan(ctx context.Context, bottle string, p payload.Payload, edit bool) (*Plan, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, context.Cause(ctx)
 	}
@@ -162,18 +184,18 @@ func (l *Local) Preview(ctx context.Context, bottle string, p payload.Payload) (
 	switch p.Tool {
 	case payload.Egress:
 		if cfg.Pipelock != nil {
-			add(KindPipelock, cfg.Pipelock.File, func(t *Target) error { return t.allow(p.Host) })
+			add(KindPipelock, cfg.Pipelock.File, func(t *Target) error { return t.allow(l.table(*t), p.Host, edit) })
 		}
 		if cfg.Egress == nil {
 			plan.Unmanaged = append(plan.Unmanaged, KindEgress)
 		} else {
-			add(KindEgress, cfg.Egress.File, func(t *Target) error { return t.route(p) })
+			add(KindEgress, cfg.Egress.File, func(t *Target) error { return t.route(l.table(*t), p, edit) })
 		}
 	case payload.Pipelock:
 		if cfg.Pipelock == nil {
 			plan.Unmanaged = append(plan.Unmanaged, KindPipelock)
 		} else {
-			add(KindPipelock, cfg.Pipelock.File, func(t *Target) error { return t.allow(p.Host) })
+			add(KindPipelock, cfg.Pipelock.File, func(t *Target) error { return t.allow(l.table(*t), p.Host, edit) })
 		}
 	case payload.Capability:
 		if cfg.Capability == nil {
@@ -217,19 +239,44 @@ func (t *Target) read() error {
 	return nil
 }
 
+// table is what t's file holds.
+func (l *Local) table(t Target) table {
+	sum := SHA256(t.Before)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if have, ok := l.last[t.Kind]; ok && have.sum == sum {
+		return have
+	}
+	now := table{sum: sum}
+	if t.Kind == KindPipelock {
+		now.strict = routes.PipelockStrict(t.Before)
+		now.hosts, now.err = routes.PipelockParse(t.Before)
+	} else if now.routes, now.err = routes.Parse(t.Before); now.err == nil {
+		for _, r := range now.routes.Routes {
+			now.hosts = append(now.hosts, routes.Key(r.Host))
+		}
+	}
+	if l.last == nil {
+		l.last = map[Kind]table{}
+	}
+	l.last[t.Kind] = now
+	return now
+}
+
 // route plans the merge of the payload's route.
-func (t *Target) route(p payload.Payload) error {
-	table, err := routes.Parse(t.Before)
-	if err != nil {
-		_, err = routes.Set(t.Before, p.Host, new(routeOf(p))) // the same, with the lines to add by hand
+func (t *Target) route(now table, p payload.Payload, edit bool) error {
+	if now.err != nil {
+		_, err := routes.Set(t.Before, p.Host, new(routeOf(p))) // the same error, with the lines to add by hand
 		return err
 	}
-	for _, r := range table.Routes {
-		t.Table = append(t.Table, routes.Key(r.Host))
-	}
-	_, change := routes.Merge(table, routeOf(p))
+	t.Table = now.hosts
+	_, change := routes.Merge(now.routes, routeOf(p))
 	t.EntryBefore, t.EntryAfter = routes.Canonical(change.Before), routes.Canonical(change.After)
 	t.RouteWidened, t.AuthIgnored, t.Covered = change.Widened, change.AuthIgnored, change.Covered
+	if !edit {
+		return nil
+	}
+	var err error
 	t.After, err = routes.Set(t.Before, p.Host, change.After)
 	return err
 }
@@ -243,15 +290,18 @@ func routeOf(p payload.Payload) routes.Route {
 }
 
 // allow plans a host for pipelock's allowlist.
-func (t *Target) allow(host string) error {
-	t.NotStrict = !routes.PipelockStrict(t.Before)
-	entries, err := routes.PipelockParse(t.Before)
-	if err == nil {
-		t.Table = entries
-		t.EntryBefore = routes.PipelockCover(entries, host)
+func (t *Target) allow(now table, host string, edit bool) error {
+	t.NotStrict = !now.strict
+	if now.err == nil {
+		t.Table = now.hosts
+		t.EntryBefore = routes.PipelockCover(now.hosts, host)
 		t.EntryAfter = cmp.Or(t.EntryBefore, host)
 		t.Covered = t.EntryBefore != ""
+		if !edit {
+			return nil
+		}
 	}
+	var err error
 	t.After, err = routes.PipelockSet(t.Before, host, true)
 	return err
 }

@@ -9,12 +9,14 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/bot-bottle/supervise/internal/config"
 	"github.com/bot-bottle/supervise/internal/payload"
@@ -228,7 +230,37 @@ func (w *world) plan(p payload.Payload) *Plan {
 	if err != nil {
 		w.t.Fatalf("Preview: %v", err)
 	}
+	w.glance(p, plan)
 	return plan
+}
+
+// glance checks that Glance says of a plan all but its edits.
+func (w *world) glance(p payload.Payload, plan *Plan) {
+	w.t.Helper()
+	got, err := w.hand.Glance(w.t.Context(), "web", p)
+	if err != nil {
+		w.t.Fatalf("Glance: %v", err)
+	}
+	if got.Blocked != nil && (plan.Blocked == nil || got.Blocked.Error() != plan.Blocked.Error()) {
+		w.t.Errorf("Glance is blocked by %v, Preview by %v", got.Blocked, plan.Blocked)
+	}
+	changes := func(t Target) bool { return !t.Covered }
+	if got.Blocked == nil && plan.Blocked != nil && !slices.ContainsFunc(got.Targets, changes) {
+		w.t.Errorf("Glance says that nothing changes, Preview that it cannot: %v", plan.Blocked)
+	}
+	bare := func(p *Plan) Plan {
+		q := *p
+		q.Blocked, q.Targets = nil, slices.Clone(p.Targets)
+		for i, t := range q.Targets {
+			if t.Kind != KindDockerfile {
+				q.Targets[i].After = nil
+			}
+		}
+		return q
+	}
+	if diff := cmp.Diff(bare(plan), bare(got), cmpopts.EquateEmpty(), cmp.AllowUnexported(payload.Payload{})); diff != "" {
+		w.t.Errorf("Glance mismatch (-Preview +Glance):\n%s", diff)
+	}
 }
 
 func (w *world) apply(p payload.Payload) (Result, []Image, error) {

@@ -527,22 +527,90 @@ func TestDesksTogether(t *testing.T) {
 	}
 }
 
+// crowd puts n proposals into bottles of 25.
+func (w *world) crowd(n int) (last queue.ID) {
+	w.t.Helper()
+	for b := range (n + 24) / 25 {
+		slug := fmt.Sprintf("bottle-%02d", b)
+		box, err := queue.OpenDir(w.path("queue/"+slug), queue.Options{Slug: slug})
+		ok(w.t, err)
+		for i := b * 25; i < min(n, b*25+25); i++ {
+			last = queue.NewID()
+			file := fmt.Sprintf("{\n  \"host\": \"h%d.example.com\"\n}\n", i)
+			ok(w.t, box.Put(w.t.Context(), queue.Proposal{ID: last, Bottle: slug, Tool: "egress-block", ProposedFile: file, Justification: "tests"}))
+		}
+		ok(w.t, box.Close())
+	}
+	return last
+}
+
+// BenchmarkFirstLook is how many times as long it takes with 1,000 open proposals as with 10 from starting the program to the first
+// screen of the terminal and to the first page in a browser, and how long a page takes then; each at its quickest, with a table of 30 routes.
+func BenchmarkFirstLook(b *testing.B) {
+	var table strings.Builder
+	table.WriteString("routes:\n")
+	for i := range 30 {
+		fmt.Fprintf(&table, "  - host: service-%d.company.net\n    path_allowlist: [/v1/]\n", i)
+	}
+	sizes := []int{10, 1000}
+	var worlds []*world
+	for _, n := range sizes {
+		w := newWorld(b)
+		w.write("egress/routes.yaml", table.String())
+		w.proxyAt = "127.0.0.1:1" // never asked: nothing is approved
+		w.config("none")
+		w.crowd(n)
+		worlds = append(worlds, w)
+	}
+	best := map[string]*[2]time.Duration{"terminal": {}, "browser": {}, "page": {}, "list": {}}
+	took := func(what string, i int, begin time.Time) {
+		if d := time.Since(begin); best[what][i] == 0 || d < best[what][i] {
+			best[what][i] = d
+		}
+	}
+	for b.Loop() {
+		for i, w := range worlds {
+			begin := time.Now()
+			term := w.review(80, 24)
+			ok(b, term.Wait(fmt.Sprintf("%d open", sizes[i]), "a approve  e edit"))
+			took("terminal", i, begin)
+			ok(b, term.Type("q"))
+			if code, err := term.End(); code != 0 || err != nil {
+				b.Fatalf("review ended with %d, %v", code, err)
+			}
+
+			begin = time.Now()
+			p := w.startWeb()
+			f := newForm(b, link(p, 1))
+			count := fmt.Sprintf("(%d)", sizes[i])
+			if page := f.do(http.MethodGet, "/", nil); !strings.Contains(page, count) {
+				b.Fatalf("the page does not count %d:\n%.300s", sizes[i], page)
+			}
+			took("browser", i, begin)
+			begin = time.Now()
+			f.do(http.MethodGet, "/", nil)
+			took("page", i, begin)
+			if code := p.end(syscall.SIGTERM); code != 0 {
+				b.Fatalf("exit %d", code)
+			}
+
+			begin = time.Now()
+			w.must("list")
+			took("list", i, begin)
+		}
+	}
+	for what, d := range best {
+		b.ReportMetric(float64(d[1])/float64(d[0]), what+"-x")
+		b.ReportMetric(float64(d[1].Microseconds())/1000, what+"-ms")
+	}
+	b.ReportMetric(0, "ns/op")
+}
+
 // TestDesksCrowded: with 1,000 open proposals in 40 bottles, terminal and browser show the first and lead to the last.
 func TestDesksCrowded(t *testing.T) {
 	w := newWorld(t)
 	w.startProxy()
-	var last queue.ID
-	for b := range 40 {
-		slug := fmt.Sprintf("bottle-%02d", b)
-		box, err := queue.OpenDir(w.path("queue/"+slug), queue.Options{Slug: slug})
-		ok(t, err)
-		for i := range 25 {
-			last = queue.NewID()
-			file := fmt.Sprintf("{\n  \"host\": \"h%d.example.com\"\n}\n", b*25+i)
-			ok(t, box.Put(t.Context(), queue.Proposal{ID: last, Bottle: slug, Tool: "egress-block", ProposedFile: file, Justification: "tests"}))
-		}
-		ok(t, box.Close())
-	}
+	last := w.crowd(1000)
 	begin := time.Now()
 	term := w.review(80, 24)
 	ok(t, term.Wait("1000 open", "1/1000"))

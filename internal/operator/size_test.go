@@ -165,9 +165,9 @@ type counting struct {
 	previews int
 }
 
-func (h *counting) Preview(ctx context.Context, bottle string, p payload.Payload) (*apply.Plan, error) {
+func (h *counting) Glance(ctx context.Context, bottle string, p payload.Payload) (*apply.Plan, error) {
 	h.previews++
-	return h.Hand.Preview(ctx, bottle, p)
+	return h.Hand.Glance(ctx, bottle, p)
 }
 
 // What an inbox line says is never older than findingsFresh, and what rests on nothing new is not computed again.

@@ -118,9 +118,9 @@ func (d *Desk) findings(ctx context.Context, p queue.Proposal) []Finding {
 		return nil
 	}
 	now := time.Now()
-	plan, err := d.opts.Hand.Preview(ctx, p.Bottle, asked)
+	plan, err := d.opts.Hand.Glance(ctx, p.Bottle, asked)
 	if err != nil {
-		d.log.Warn("previewing for the inbox", "bottle", p.Bottle, "id", p.ID, "err", err)
+		d.log.Warn("looking at what a proposal would change", "bottle", p.Bottle, "id", p.ID, "err", err)
 		return f
 	}
 	sum := basisOf(plan)

@@ -1,10 +1,12 @@
 package routes
 
 import (
+	"net/netip"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"pgregory.net/rapid"
 )
 
 func TestParse(t *testing.T) {
@@ -89,6 +91,43 @@ func TestKey(t *testing.T) {
 	} {
 		if got := Key(in); got != want {
 			t.Errorf("Key(%q) = %q, want %q", in, got, want)
+		}
+	}
+}
+
+// TestPlainHost: what is taken for its own Key at a glance is that for IDNA too.
+func TestPlainHost(t *testing.T) {
+	slow := func(h string) string {
+		if ascii, err := hostProfile.ToASCII(strings.TrimSuffix(h, ".")); err == nil {
+			return strings.TrimSuffix(strings.ToLower(ascii), ".")
+		}
+		return strings.ToLower(strings.TrimSuffix(h, "."))
+	}
+	plain := 0
+	rapid.Check(t, func(t *rapid.T) {
+		h := rapid.StringOf(rapid.RuneFrom([]rune("az09_-.Aéxn"))).Draw(t, "host")
+		if !plainHost(h) {
+			return
+		}
+		plain++
+		if _, err := netip.ParseAddr(h); err == nil {
+			t.Fatalf("%q is an address", h)
+		}
+		if got := slow(h); got != h {
+			t.Fatalf("%q is plain, but its key is %q", h, got)
+		}
+	})
+	if plain == 0 {
+		t.Error("no plain host was drawn")
+	}
+	for _, h := range []string{"", ".", "a.", ".a", "a..b", "1.2.3.4", "xn--a", "A", "a-", "-a", "é"} {
+		if plainHost(h) {
+			t.Errorf("%q is not plain", h)
+		}
+	}
+	for _, h := range []string{"a", "api.github.com", "my_bucket.s3.a", "a-b.0.c"} {
+		if !plainHost(h) {
+			t.Errorf("%q is plain", h)
 		}
 	}
 }
