@@ -223,7 +223,7 @@ func checkHost(s string) (key, mend string) {
 			return "", "must be a valid host name: it has an empty label (two dots in a row, or a dot at its start)"
 		case len(l) > 63:
 			return "", "must be a valid host name: no part between dots may be longer than 63 bytes"
-		case l[0] == '-' || l[len(l)-1] == '-':
+		case hyphened(l):
 			return "", "must be a valid host name: no part may begin or end with '-'"
 		}
 	}
@@ -235,6 +235,15 @@ func checkHost(s string) (key, mend string) {
 		return "", "must be an IP address written plainly in ASCII"
 	}
 	return ascii, ""
+}
+
+// hyphened tells whether a label begins or ends with '-', as it is or as it reads.
+func hyphened(label string) bool {
+	if strings.HasPrefix(label, "-") || strings.HasSuffix(label, "-") {
+		return true
+	}
+	read, err := idna.Punycode.ToUnicode(label)
+	return err != nil || strings.HasPrefix(read, "-") || strings.HasSuffix(read, "-")
 }
 
 // numeric tells whether a resolver may take a last label for part of an IPv4 address.

@@ -115,6 +115,8 @@ func TestRefusals(t *testing.T) {
 		{host("a..example"), `egress-block: host "a..example" must be a valid host name: it has an empty label (two dots in a row, or a dot at its start)`},
 		{host(".example"), `egress-block: host ".example" must be a valid host name: it has an empty label (two dots in a row, or a dot at its start)`},
 		{host("-a.example"), `egress-block: host "-a.example" must be a valid host name: no part may begin or end with '-'`},
+		{host("-Ė.example"), `egress-block: host "-Ė.example" must be a valid host name: no part may begin or end with '-'`},
+		{host("xn----xia.example"), `egress-block: host "xn----xia.example" must be a valid host name: no part may begin or end with '-'`},
 		{host(strings.Repeat("a", 64) + ".example"), `egress-block: host "` + strings.Repeat("a", 64) + `.example" must be a valid host name: no part between dots may be longer than 63 bytes`},
 		{host("127.1"), `egress-block: host "127.1" must be a host name or a whole IP address: its last part is a number`},
 		{host("2130706433"), `egress-block: host "2130706433" must be a host name or a whole IP address: its last part is a number`},

@@ -55,9 +55,9 @@ type Change struct {
 // MaxFile is the largest file that is parsed or edited.
 const MaxFile = 256 << 10
 
-// hostProfile maps a name to its ASCII form as a client would before looking it up. Underscores are
-// let through: they are no host names, but hosts are named so.
-var hostProfile = idna.New(idna.MapForLookup(), idna.BidiRule(), idna.Transitional(false), idna.StrictDomainName(false))
+// hostProfile maps a name to its ASCII form as a client would before looking it up. Underscores and "--" in third place
+// are let through: they are no host names, but hosts are named so.
+var hostProfile = idna.New(idna.MapForLookup(), idna.BidiRule(), idna.Transitional(false), idna.StrictDomainName(false), idna.CheckHyphens(false))
 
 // Key returns the form in which hosts are compared: lower-case ASCII (IDNA), without a trailing
 // dot; an IP address in its shortest form, without brackets.

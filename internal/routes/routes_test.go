@@ -88,6 +88,7 @@ func TestKey(t *testing.T) {
 		"[::1]":           "::1",
 		"0:0:0:0:0:0:0:1": "::1",
 		"localhost":       "localhost",
+		"r3---sn-ab.ü.é":  "r3---sn-ab.xn--tda.xn--9ca",
 	} {
 		if got := Key(in); got != want {
 			t.Errorf("Key(%q) = %q, want %q", in, got, want)

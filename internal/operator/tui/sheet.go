@@ -94,7 +94,7 @@ func (s *sheet) diff(text string, counts bool) {
 		case "-":
 			st = gone
 		case "@":
-			s.add(span{dim, cut(whole, s.w)})
+			s.add(span{dim, cut(untab(whole), s.w)})
 			continue
 		case `\`:
 			st = dim
