@@ -105,9 +105,9 @@ func (f *Failure) Unwrap() error { return f.Err }
 type Hand interface {
 	// Preview reads and plans; it changes nothing.
 	Preview(ctx context.Context, bottle string, p payload.Payload) (*Plan, error)
-	// Glance is Preview without the edits: After is nil, unless it is a Dockerfile's, and what only the edit would have shown to
-	// be blocked is not. All the rest is as in Preview, for a tenth of the cost.
-	Glance(ctx context.Context, bottle string, p payload.Payload) (*Plan, error)
+	// Glance is Preview of several payloads for one bottle, each file read once, without the edits: After is nil, unless it is a
+	// Dockerfile's, and what only the edit would have shown to be blocked is not. The plans share what they were made from.
+	Glance(ctx context.Context, bottle string, ps ...payload.Payload) ([]*Plan, error)
 	// Lock takes the locks of the given real paths, sorted, for all processes of this host. It waits until ctx ends.
 	Lock(ctx context.Context, real []string) (unlock func(), err error)
 	// Apply writes, reloads and verifies, pipelock first. On failure it puts back what it wrote, reloads, and

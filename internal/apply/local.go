@@ -13,7 +13,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -52,18 +51,6 @@ type Options struct {
 type Local struct {
 	opts Options
 	log  *slog.Logger
-
-	mu   sync.Mutex
-	last map[Kind]table // guarded by mu; what Glance read last: it is asked about one proposal of a bottle after the other
-}
-
-// table is what a file of some hash holds.
-type table struct {
-	sum    string
-	routes routes.Table
-	hosts  []string
-	strict bool
-	err    error
 }
 
 var _ Hand = (*Local)(nil)
@@ -154,26 +141,33 @@ func lockFile(ctx context.Context, name string) (*os.File, error) {
 
 // Preview reads and plans; it changes nothing.
 func (l *Local) Preview(ctx context.Context, bottle string, p payload.Payload) (*Plan, error) {
-	return l.plan(ctx, bottle, p, true)
+	return l.plan(ctx, bottle, p, reading{}, true)
 }
 
-// Glance is Preview without the edits.
-func (l *Local) Glance(ctx context.Context, bottle string, p payload.Payload) (*Plan, error) {
-	return l.plan(ctx, bottle, p, false)
+// Glance is Preview of several, without the edits.
+func (l *Local) Glance(ctx context.Context, bottle string, ps ...payload.Payload) ([]*Plan, error) {
+	plans, read := make([]*Plan, len(ps)), reading{}
+	for i, p := range ps {
+		var err error
+		if plans[i], err = l.plan(ctx, bottle, p, read, false); err != nil {
+			return nil, err
+		}
+	}
+	return plans, nil
 }
 
-func (l *Local) plan(ctx context.Context, bottle string, p payload.Payload, edit bool) (*Plan, error) {
+func (l *Local) plan(ctx context.Context, bottle string, p payload.Payload, read reading, edit bool) (*Plan, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, context.Cause(ctx)
 	}
 	plan := &Plan{Bottle: bottle, Payload: p}
 	cfg := l.opts.Targets(bottle)
 	var blocked []error
-	add := func(kind Kind, path string, fill func(*Target) error) {
-		t := Target{Kind: kind, Path: path}
-		err := t.read()
+	add := func(kind Kind, path string, fill func(*Target, *table) error) {
+		f := read.file(kind, path)
+		t, err := f.target, f.err
 		if err == nil {
-			err = fill(&t)
+			err = fill(&t, &f.table)
 		}
 		if err != nil {
 			blocked = append(blocked, fmt.Errorf("%s file %s: %w", kind, path, err))
@@ -184,24 +178,24 @@ func (l *Local) plan(ctx context.Context, bottle string, p payload.Payload, edit
 	switch p.Tool {
 	case payload.Egress:
 		if cfg.Pipelock != nil {
-			add(KindPipelock, cfg.Pipelock.File, func(t *Target) error { return t.allow(l.table(*t), p.Host, edit) })
+			add(KindPipelock, cfg.Pipelock.File, func(t *Target, now *table) error { return t.allow(now, p.Host, edit) })
 		}
 		if cfg.Egress == nil {
 			plan.Unmanaged = append(plan.Unmanaged, KindEgress)
 		} else {
-			add(KindEgress, cfg.Egress.File, func(t *Target) error { return t.route(l.table(*t), p, edit) })
+			add(KindEgress, cfg.Egress.File, func(t *Target, now *table) error { return t.route(now, p, edit) })
 		}
 	case payload.Pipelock:
 		if cfg.Pipelock == nil {
 			plan.Unmanaged = append(plan.Unmanaged, KindPipelock)
 		} else {
-			add(KindPipelock, cfg.Pipelock.File, func(t *Target) error { return t.allow(l.table(*t), p.Host, edit) })
+			add(KindPipelock, cfg.Pipelock.File, func(t *Target, now *table) error { return t.allow(now, p.Host, edit) })
 		}
 	case payload.Capability:
 		if cfg.Capability == nil {
 			plan.Unmanaged = append(plan.Unmanaged, KindDockerfile)
 		} else {
-			add(KindDockerfile, cfg.Capability.File, func(t *Target) error {
+			add(KindDockerfile, cfg.Capability.File, func(t *Target, _ *table) error {
 				t.After = []byte(p.Dockerfile)
 				t.EntryBefore, t.EntryAfter = string(t.Before), p.Dockerfile
 				t.Covered = !t.Changed()
@@ -216,6 +210,50 @@ func (l *Local) plan(ctx context.Context, bottle string, p payload.Payload, edit
 	}
 	plan.Blocked = errors.Join(blocked...)
 	return plan, nil
+}
+
+// reading is the files that one look has read, by kind and path.
+type reading map[[2]string]*file
+
+// file is a target as it is now.
+type file struct {
+	target Target
+	err    error
+	table  table
+}
+
+// table is what a file of routes or of hosts holds.
+type table struct {
+	routes routes.Table
+	hosts  []string
+	strict bool
+	err    error
+}
+
+func (r reading) file(kind Kind, path string) *file {
+	key := [2]string{string(kind), path}
+	if f := r[key]; f != nil {
+		return f
+	}
+	f := &file{target: Target{Kind: kind, Path: path}}
+	r[key] = f
+	t, now := &f.target, &f.table
+	if f.err = t.read(); f.err != nil {
+		return f
+	}
+	switch kind {
+	case KindPipelock:
+		now.strict = routes.PipelockStrict(t.Before)
+		now.hosts, now.err = routes.PipelockParse(t.Before)
+	case KindEgress:
+		if now.routes, now.err = routes.Parse(t.Before); now.err != nil {
+			return f
+		}
+		for _, r := range now.routes.Routes {
+			now.hosts = append(now.hosts, routes.Key(r.Host))
+		}
+	}
+	return f
 }
 
 // read fills in what the file is now.
@@ -239,32 +277,8 @@ func (t *Target) read() error {
 	return nil
 }
 
-// table is what t's file holds.
-func (l *Local) table(t Target) table {
-	sum := SHA256(t.Before)
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if have, ok := l.last[t.Kind]; ok && have.sum == sum {
-		return have
-	}
-	now := table{sum: sum}
-	if t.Kind == KindPipelock {
-		now.strict = routes.PipelockStrict(t.Before)
-		now.hosts, now.err = routes.PipelockParse(t.Before)
-	} else if now.routes, now.err = routes.Parse(t.Before); now.err == nil {
-		for _, r := range now.routes.Routes {
-			now.hosts = append(now.hosts, routes.Key(r.Host))
-		}
-	}
-	if l.last == nil {
-		l.last = map[Kind]table{}
-	}
-	l.last[t.Kind] = now
-	return now
-}
-
 // route plans the merge of the payload's route.
-func (t *Target) route(now table, p payload.Payload, edit bool) error {
+func (t *Target) route(now *table, p payload.Payload, edit bool) error {
 	if now.err != nil {
 		_, err := routes.Set(t.Before, p.Host, new(routeOf(p))) // the same error, with the lines to add by hand
 		return err
@@ -290,7 +304,7 @@ func routeOf(p payload.Payload) routes.Route {
 }
 
 // allow plans a host for pipelock's allowlist.
-func (t *Target) allow(now table, host string, edit bool) error {
+func (t *Target) allow(now *table, host string, edit bool) error {
 	t.NotStrict = !now.strict
 	if now.err == nil {
 		t.Table = now.hosts

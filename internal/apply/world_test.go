@@ -237,10 +237,11 @@ func (w *world) plan(p payload.Payload) *Plan {
 // glance checks that Glance says of a plan all but its edits.
 func (w *world) glance(p payload.Payload, plan *Plan) {
 	w.t.Helper()
-	got, err := w.hand.Glance(w.t.Context(), "web", p)
+	both, err := w.hand.Glance(w.t.Context(), "web", p, p)
 	if err != nil {
 		w.t.Fatalf("Glance: %v", err)
 	}
+	got := both[1]
 	if got.Blocked != nil && (plan.Blocked == nil || got.Blocked.Error() != plan.Blocked.Error()) {
 		w.t.Errorf("Glance is blocked by %v, Preview by %v", got.Blocked, plan.Blocked)
 	}

@@ -572,7 +572,7 @@ func BenchmarkFirstLook(b *testing.B) {
 		for i, w := range worlds {
 			begin := time.Now()
 			term := w.review(80, 24)
-			ok(b, term.Wait(fmt.Sprintf("%d open", sizes[i]), "a approve  e edit"))
+			ok(b, term.Wait(fmt.Sprintf("%d open", sizes[i]), "asks to  allow h"))
 			took("terminal", i, begin)
 			ok(b, term.Type("q"))
 			if code, err := term.End(); code != 0 || err != nil {

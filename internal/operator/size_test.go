@@ -165,9 +165,9 @@ type counting struct {
 	previews int
 }
 
-func (h *counting) Glance(ctx context.Context, bottle string, p payload.Payload) (*apply.Plan, error) {
-	h.previews++
-	return h.Hand.Glance(ctx, bottle, p)
+func (h *counting) Glance(ctx context.Context, bottle string, ps ...payload.Payload) ([]*apply.Plan, error) {
+	h.previews += len(ps)
+	return h.Hand.Glance(ctx, bottle, ps...)
 }
 
 // What an inbox line says is never older than findingsFresh, and what rests on nothing new is not computed again.

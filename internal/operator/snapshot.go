@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/bot-bottle/supervise/internal/apply"
+	"github.com/bot-bottle/supervise/internal/payload"
 	"github.com/bot-bottle/supervise/internal/safetext"
 	"github.com/bot-bottle/supervise/queue"
 )
@@ -50,10 +51,11 @@ type line struct {
 }
 
 // item is an inbox line without findings and presence.
-func (d *Desk) item(e queue.Entry, rec *Record) Item {
+func (d *Desk) item(e queue.Entry, rec *Record) Item { return d.itemOf(e, d.line(e.Proposal), rec) }
+
+func (d *Desk) itemOf(e queue.Entry, l *line, rec *Record) Item {
 	p := e.Proposal
 	ref := Ref{p.Bottle, p.ID}
-	l := d.line(p)
 	it := Item{
 		Ref: ref, Tool: p.Tool, Summary: safetext.Untrusted(l.summary), Host: safetext.Untrusted(l.host),
 		ArrivedAt: p.ArrivedAt, Age: max(e.Age, 0), Connected: Unknown, State: Open, Findings: []Finding{},
@@ -100,41 +102,81 @@ func (d *Desk) line(p queue.Proposal) *line {
 	return l
 }
 
-// findings are at most findingsFresh old. They are computed again only if what they rest on has changed, and whether it
-// has, one preview tells for all proposals of a bottle and tool.
-func (d *Desk) findings(ctx context.Context, p queue.Proposal) []Finding {
-	l, q := d.line(p), question{p.Bottle, p.Tool}
+// looked is an inbox line in the making.
+type looked struct {
+	Item
+	p queue.Proposal
+	l *line // of p
+}
+
+// examine gives the items of a bottle their findings, which are at most findingsFresh old. They are computed again only if what
+// they rest on has changed, and whether it has, one proposal tells for all of its tool.
+func (d *Desk) examine(ctx context.Context, bottle string, items []looked) {
+	var again, all []*looked // one a tool of those that have findings already; all that need them
+	asked := map[string]bool{}
+	stale := func(it *looked) bool { // with the lock held
+		q, l := question{bottle, it.Tool}, it.l
+		if last := d.cache.bases[q]; last.sum == l.basis.sum && last.at.After(l.basis.at) {
+			l.basis = last
+		}
+		return l.bad == "" && time.Since(l.basis.at) >= findingsFresh
+	}
 	d.cache.mu.Lock()
-	if last := d.cache.bases[q]; last.sum == l.basis.sum && last.at.After(l.basis.at) {
-		l.basis = last
+	for i := range items {
+		if it := &items[i]; !asked[it.Tool] && !it.l.basis.at.IsZero() && stale(it) {
+			asked[it.Tool], again = true, append(again, it)
+		}
 	}
-	f, was := l.findings, l.basis
 	d.cache.mu.Unlock()
-	if l.bad != "" || !was.at.IsZero() && time.Since(was.at) < findingsFresh {
-		return f
+	d.glance(ctx, bottle, again)
+	d.cache.mu.Lock()
+	for i := range items {
+		if it := &items[i]; stale(it) {
+			all = append(all, it)
+		}
 	}
-	asked, err := check(p)
-	if err != nil {
-		return nil
-	}
-	now := time.Now()
-	plan, err := d.opts.Hand.Glance(ctx, p.Bottle, asked)
-	if err != nil {
-		d.log.Warn("looking at what a proposal would change", "bottle", p.Bottle, "id", p.ID, "err", err)
-		return f
-	}
-	sum := basisOf(plan)
-	if sum != was.sum {
-		f = findingsFor(asked, plan)
-	}
+	d.cache.mu.Unlock()
+	d.glance(ctx, bottle, all)
 	d.cache.mu.Lock()
 	defer d.cache.mu.Unlock()
-	l.findings, l.basis = f, basis{sum, now}
-	if d.cache.bases == nil {
-		d.cache.bases = map[question]basis{}
+	for i := range items {
+		if items[i].l.bad == "" {
+			items[i].setFindings(items[i].l.findings)
+		}
 	}
-	d.cache.bases[q] = l.basis
-	return f
+}
+
+// glance brings the findings of some lines up to date.
+func (d *Desk) glance(ctx context.Context, bottle string, items []*looked) {
+	if len(items) == 0 {
+		return
+	}
+	asked := make([]payload.Payload, len(items))
+	for i, it := range items {
+		asked[i], _ = check(it.p) // it was checked when the line was made
+	}
+	now := time.Now()
+	plans, err := d.opts.Hand.Glance(ctx, bottle, asked...)
+	if err != nil {
+		d.log.Warn("looking at what proposals would change", "bottle", bottle, "err", err)
+		return
+	}
+	for i, it := range items {
+		sum := basisOf(plans[i])
+		d.cache.mu.Lock()
+		f, same := it.l.findings, sum == it.l.basis.sum
+		d.cache.mu.Unlock()
+		if !same {
+			f = findingsFor(asked[i], plans[i])
+		}
+		d.cache.mu.Lock()
+		it.l.findings, it.l.basis = f, basis{sum, now}
+		if d.cache.bases == nil {
+			d.cache.bases = map[question]basis{}
+		}
+		d.cache.bases[question{bottle, it.Tool}] = it.l.basis
+		d.cache.mu.Unlock()
+	}
 }
 
 // basisOf sums up all that a plan was made from but the payload: which files, and what is in them.
@@ -200,6 +242,7 @@ func (d *Desk) bottle(ctx context.Context, b string, s *Snapshot, open map[Ref]b
 		s.Problems = append(s.Problems, Problem{Bottle: b, Name: "presence.json", Text: safetext.Untrusted(err.Error())})
 	}
 	seen := d.store.seen(b)
+	var items []looked
 	var waiting []queue.ID
 	var foreign foreigns
 	fresh := 0 // never decided, so as many as a sidecar likes
@@ -236,10 +279,8 @@ func (d *Desk) bottle(ctx context.Context, b string, s *Snapshot, open map[Ref]b
 			}
 		}
 		open[ref] = true
-		it := d.item(e, rec)
-		if it.State != Bad {
-			it.setFindings(d.findings(ctx, e.Proposal))
-		}
+		l := d.line(e.Proposal)
+		it := d.itemOf(e, l, rec)
 		it.Connected = connected(pres, ref.ID, it.Age)
 		if it.Connected == Waiting {
 			waiting = append(waiting, ref.ID)
@@ -249,7 +290,11 @@ func (d *Desk) bottle(ctx context.Context, b string, s *Snapshot, open map[Ref]b
 			last = pres.At
 		}
 		it.Abandoned = it.State != Stuck && it.Connected != Waiting && it.Age > d.opts.Abandoned && time.Since(last) > d.opts.Abandoned
-		s.Items = append(s.Items, it)
+		items = append(items, looked{it, e.Proposal, l})
+	}
+	d.examine(ctx, b, items)
+	for _, it := range items {
+		s.Items = append(s.Items, it.Item)
 	}
 	d.store.saw(b, waiting, seen)
 	if fresh > maxShown {
