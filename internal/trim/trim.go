@@ -1,0 +1,58 @@
+// Package trim gives memory that a peak took back to the system.
+package trim
+
+import (
+	"context"
+	"runtime/debug"
+	"runtime/metrics"
+	"time"
+)
+
+const (
+	every = 2 * time.Second
+	least = 8 << 20  // bytes that are worth a collection
+	busy  = 16 << 20 // bytes allocated between two looks: they would be needed again at once
+)
+
+// heap is what the runtime says of its memory, in bytes.
+type heap struct {
+	live      uint64 // found in use by the last collection
+	held      uint64 // objects, dead ones too, and what is free and not given back
+	allocated uint64 // ever
+}
+
+// Run gives memory back to the system while little is allocated, until ctx ends. What it took to begin many calls, or to answer them, is many
+// times what it takes to wait; the runtime by itself keeps it for the next peak, which may never come, and lets as much
+// again pile up before it collects.
+func Run(ctx context.Context) { run(ctx, now, debug.FreeOSMemory) }
+
+func run(ctx context.Context, look func() heap, free func()) {
+	tick := time.NewTicker(every)
+	defer tick.Stop()
+	before := look()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		now := look()
+		if now.allocated-before.allocated < busy && now.held > now.live+max(least, now.live/4) {
+			free()
+			now = look()
+		}
+		before = now
+	}
+}
+
+// now reads the heap.
+func now() heap {
+	s := []metrics.Sample{
+		{Name: "/gc/heap/live:bytes"},
+		{Name: "/memory/classes/heap/objects:bytes"},
+		{Name: "/memory/classes/heap/free:bytes"},
+		{Name: "/gc/heap/allocs:bytes"},
+	}
+	metrics.Read(s)
+	return heap{live: s[0].Value.Uint64(), held: s[1].Value.Uint64() + s[2].Value.Uint64(), allocated: s[3].Value.Uint64()}
+}

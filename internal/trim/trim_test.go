@@ -1,0 +1,88 @@
+package trim
+
+import (
+	"context"
+	"runtime"
+	"runtime/debug"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// fakeHeap is one whose collection finds live bytes in use.
+type fakeHeap struct {
+	mu    sync.Mutex
+	live  uint64
+	now   heap
+	freed int
+}
+
+func (h *fakeHeap) look() heap {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.now
+}
+
+func (h *fakeHeap) free() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.freed++
+	h.now.live, h.now.held = h.live, h.live
+}
+
+func (h *fakeHeap) allocate(n, live uint64) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.now.allocated += n
+	h.now.held += n
+	h.live = live
+}
+
+func TestTrim(t *testing.T) {
+	const mib = 1 << 20
+	synctest.Test(t, func(t *testing.T) {
+		ctx, stop := context.WithCancel(t.Context())
+		var h fakeHeap
+		go run(ctx, h.look, h.free)
+		for _, step := range []struct {
+			each, live uint64 // allocated in each tick, and what of all is in use, MiB
+			ticks      int
+			freed      int
+			why        string
+		}{
+			{0, 0, 100, 0, "nothing happens"},
+			{1, 1, 8, 0, "little is not worth it"},
+			{100, 40, 5, 0, "a crowd comes"},
+			{0, 40, 3, 1, "a crowd waits"},
+			{1, 40, 9, 1, "waiting takes a little"},
+			{1, 40, 3, 2, "which piles up"},
+			{100, 1, 5, 2, "the crowd is answered"},
+			{0, 1, 3, 3, "the crowd has gone"},
+			{0, 1, 1000, 3, "nothing happens"},
+		} {
+			for range step.ticks {
+				h.allocate(step.each*mib, step.live*mib)
+				time.Sleep(every)
+				synctest.Wait()
+			}
+			if h.freed != step.freed {
+				t.Errorf("%s: freed %d times, want %d", step.why, h.freed, step.freed)
+			}
+		}
+		stop()
+		synctest.Wait()
+	})
+}
+
+// TestNow: the runtime's names are those we know.
+func TestNow(t *testing.T) {
+	before := now()
+	keep := make([]byte, 32<<20)
+	debug.FreeOSMemory()
+	after := now()
+	runtime.KeepAlive(keep)
+	if after.live < 32<<20 || after.held < after.live || after.allocated < before.allocated+32<<20 {
+		t.Errorf("with %d bytes in use the heap is %+v, before %+v", len(keep), after, before)
+	}
+}
