@@ -18,7 +18,7 @@ const (
 	progressEvery   = 15 * time.Second
 	progressTimeout = 10 * time.Second // for handing one notification to the transport
 	maxSeats        = 8                // calls of one session waiting for one proposal
-	openFresh       = 5 * time.Second  // how old the list of open proposals may be for "ahead of you"
+	openFresh       = progressEvery    // how old the list of open proposals may be for "ahead of you"
 )
 
 // errStep ends one step of a wait: progress is due, or the hold is over.

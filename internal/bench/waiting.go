@@ -264,6 +264,14 @@ func (b *bench) idle(ctx context.Context) error {
 			if b.quick {
 				took = 31 * time.Second
 			}
+			// A sidecar that has seen a decision knows that events arrive.
+			first, err := gather(ctx, ours, era, 1, 1)
+			if err != nil {
+				return err
+			}
+			if err := first.answerAll(ours); err != nil {
+				return err
+			}
 			for _, n := range []int{0, 1000} {
 				c, err := gather(ctx, ours, era, n, 1000)
 				if err != nil {
