@@ -150,99 +150,100 @@ func (s *Server) serveMCP(w http.ResponseWriter, r *http.Request, rc *http.Respo
 		http.Error(w, "shutting down; try again in a few seconds", http.StatusServiceUnavailable)
 		return
 	}
-	if r.ContentLength > maxBody {
-		refuseBody(w, &http.MaxBytesError{Limit: maxBody})
+	msgs, weight, ok := s.admit(w, r, rc)
+	defer s.bodies.give(weight)
+	if !ok {
 		return
 	}
-	room := &s.bodies
+	if r.Method == http.MethodGet || slices.ContainsFunc(msgs, func(m message) bool { return m.Method == "subscriptions/listen" }) {
+		defer s.streams.Add(-1)
+		if s.streams.Add(1) > maxStreams {
+			refuseStream(w)
+			return
+		}
+		keep(r.Context())
+	}
+	handler := s.route(r, msgs)
+	ctx, drop := context.WithCancelCause(r.Context())
+	defer drop(nil)
+	out := &stream{rw: w, rc: rc, ctx: ctx, drop: drop, beats: s.beats, within: s.opts.Timings.Write}
+	defer out.end()
+	r = r.WithContext(ctx)
+	switch r.Method {
+	case http.MethodPost:
+		s.servePost(out, r, handler, msgs)
+	case http.MethodGet:
+		s.serveGet(out, r, handler)
+	case http.MethodDelete:
+		s.serveDelete(out, r, handler)
+	}
+}
+
+// admit reads a request's body, puts a copy in its place and tells what is in it, or refuses the request. The weight is to be given
+// back in the end.
+func (s *Server) admit(w http.ResponseWriter, r *http.Request, rc *http.ResponseController) (msgs []message, weight int64, ok bool) {
+	if r.ContentLength > maxBody {
+		refuseBody(w, &http.MaxBytesError{Limit: maxBody})
+		return nil, 0, false
+	}
 	heavy := weigh(r.ContentLength)
-	if !room.take(heavy) {
+	if !s.bodies.take(heavy) {
 		w.Header().Set("Retry-After", "5")
 		w.Header().Set("Connection", "close") // its body is not read
 		http.Error(w, fmt.Sprintf("requests of over %d bytes in all are in progress; answer or cancel some, or send less than %d bytes", maxBodies, lightBody), http.StatusServiceUnavailable)
-		return
+		return nil, 0, false
 	}
-	defer func() { room.give(heavy) }()
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
 	if err != nil {
 		refuseBody(w, err)
-		return
+		return nil, heavy, false
 	}
-	now := weigh(int64(len(body)))
-	room.give(heavy - now)
-	heavy = now
+	weight = weigh(int64(len(body)))
+	s.bodies.give(heavy - weight)
 	rc.SetReadDeadline(time.Time{}) // from here on it would end a held call
 	r.Body = io.NopCloser(bytes.NewReader(body))
-	msgs := peek(body)
+	msgs = peek(body)
 	if len(msgs) > maxBatch {
 		http.Error(w, fmt.Sprintf("a body may hold %d messages, and this one holds %d: send fewer at once", maxBatch, len(msgs)), http.StatusBadRequest)
-		return
+		return nil, weight, false
 	}
-
 	if id := badID(msgs); id != nil {
 		refuse(w, nil, &jsonrpc.Error{
 			Code:    jsonrpc.CodeInvalidRequest,
 			Message: fmt.Sprintf("id %s must be a string, or an integer from %d to %d", safetext.Line(string(id), 60), -maxID, maxID),
 		})
-		return
+		return nil, weight, false
 	}
-
-	if r.Method == http.MethodGet || slices.ContainsFunc(msgs, func(m message) bool { return m.Method == "subscriptions/listen" }) {
-		defer s.streams.Add(-1)
-		if s.streams.Add(1) > maxStreams {
-			w.Header().Set("Retry-After", "5")
-			http.Error(w, fmt.Sprintf("%d event streams are open, which is the limit: end one; calls need none", maxStreams), http.StatusServiceUnavailable)
-			return
-		}
-		keep(r.Context())
-	}
-
-	version := r.Header.Get(versionHeader)
-	if version != "" && !slices.Contains(mcp.SupportedProtocolVersions(), version) {
+	if version := r.Header.Get(versionHeader); version != "" && !slices.Contains(mcp.SupportedProtocolVersions(), version) {
 		refuseVersion(w, version, msgs)
-		return
+		return nil, weight, false
 	}
-	handler := s.stateful
+	return msgs, weight, true
+}
+
+func refuseStream(w http.ResponseWriter) {
+	w.Header().Set("Retry-After", "5")
+	http.Error(w, fmt.Sprintf("%d event streams are open, which is the limit: end one; calls need none", maxStreams), http.StatusServiceUnavailable)
+}
+
+// route chooses the SDK's handler for a request, and takes the headers away that it must not see.
+func (s *Server) route(r *http.Request, msgs []message) http.Handler {
+	r.Header.Del(keyHeader)
+	version := r.Header.Get(versionHeader)
 	initializes := slices.ContainsFunc(msgs, func(m message) bool { return m.Method == "initialize" })
 	bare := r.Method == http.MethodPost && version == "" && r.Header.Get(sessionHeader) == ""
 	if newEra(version) || bare && !initializes {
-		handler = s.stateless
 		r.Header.Del(sessionHeader)
+		return s.stateless
 	}
-
-	ctx, drop := context.WithCancelCause(r.Context())
-	defer drop(nil)
-	out := &stream{rw: w, rc: rc, ctx: ctx, drop: drop, beats: s.beats, within: s.opts.Timings.Write}
-	defer out.end()
-	r.Header.Del(keyHeader)
-	sessionID := r.Header.Get(sessionHeader)
-	switch r.Method {
-	case http.MethodPost:
-		s.servePost(out, r.WithContext(ctx), handler, sessionID, msgs)
-	case http.MethodGet:
-		s.serveGet(out, r.WithContext(ctx), handler, sessionID)
-	case http.MethodDelete:
-		release, cancel := context.WithTimeout(ctx, s.opts.Timings.Drain)
-		defer cancel()
-		s.calls.release(release, sessionID)
-		handler.ServeHTTP(out, r.WithContext(ctx))
-		s.calls.forget(sessionID)
-	}
+	return s.stateful
 }
 
-func (s *Server) servePost(out *stream, r *http.Request, handler http.Handler, sessionID string, msgs []message) {
-	e := &exchange{key: rand.Text(), post: out}
-	owed := map[string]bool{}
-	for _, m := range msgs {
-		if m.Method != "" && len(m.ID) > 0 && string(m.ID) != "null" {
-			owed[string(m.ID)] = true
-			e.calls = e.calls || m.Method == "tools/call"
-		}
-	}
-	e.owed = len(owed)
+func (s *Server) servePost(out *stream, r *http.Request, handler http.Handler, msgs []message) {
+	e := newExchange(out, msgs)
 	out.sent = func(event, answers string) { s.calls.sent(e, event, answers) }
 	r.Header.Set(keyHeader, e.key)
-	s.calls.post(e, sessionID)
+	s.calls.post(e, r.Header.Get(sessionHeader))
 	// Without a session the SDK's handler returns only when the call has, so a hang-up must reach the call first.
 	stop := context.AfterFunc(out.ctx, func() { s.calls.hungUp(e) })
 	defer func() {
@@ -255,8 +256,30 @@ func (s *Server) servePost(out *stream, r *http.Request, handler http.Handler, s
 	handler.ServeHTTP(out, r)
 }
 
-func (s *Server) serveGet(out *stream, r *http.Request, handler http.Handler, sessionID string) {
-	sess, e := s.calls.get(sessionID, r.Header.Get(eventHeader))
+func newExchange(out *stream, msgs []message) *exchange {
+	e := &exchange{key: rand.Text(), post: out}
+	owed := map[string]bool{}
+	for _, m := range msgs {
+		if m.Method != "" && len(m.ID) > 0 && string(m.ID) != "null" {
+			owed[string(m.ID)] = true
+			e.calls = e.calls || m.Method == "tools/call"
+		}
+	}
+	e.owed = len(owed)
+	return e
+}
+
+func (s *Server) serveDelete(out *stream, r *http.Request, handler http.Handler) {
+	sessionID := r.Header.Get(sessionHeader)
+	release, cancel := context.WithTimeout(r.Context(), s.opts.Timings.Drain)
+	defer cancel()
+	s.calls.release(release, sessionID)
+	handler.ServeHTTP(out, r)
+	s.calls.forget(sessionID)
+}
+
+func (s *Server) serveGet(out *stream, r *http.Request, handler http.Handler) {
+	sess, e := s.calls.get(r.Header.Get(sessionHeader), r.Header.Get(eventHeader))
 	if e != nil {
 		out.sent = func(event, answers string) { s.calls.sent(e, event, answers) }
 	}

@@ -14,7 +14,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/bot-bottle/supervise/internal/config"
-	"github.com/bot-bottle/supervise/internal/trim"
+	"github.com/bot-bottle/supervise/internal/memory"
 	"github.com/bot-bottle/supervise/queue"
 	"github.com/bot-bottle/supervise/server"
 	"github.com/bot-bottle/supervise/tools"
@@ -122,7 +122,7 @@ func (a *app) serve(ctx context.Context, cfg config.Sidecar, hold func(string) (
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return side.Run(ctx) })
 	g.Go(func() error {
-		trim.Run(ctx)
+		memory.Run(ctx)
 		return nil
 	})
 	if m != nil {

@@ -68,7 +68,7 @@ func SidecarVars() []SidecarVar {
 		}},
 		{"SUPERVISE_BIND", "bind", "0.0.0.0", "address to listen on", func(s *Sidecar, v string) error {
 			s.Bind = strings.TrimSuffix(strings.TrimPrefix(v, "["), "]")
-			if _, err := netip.ParseAddr(s.Bind); err != nil && !hostRE.MatchString(s.Bind) {
+			if _, err := netip.ParseAddr(s.Bind); err != nil && !isHost(s.Bind) {
 				return errors.New("must be an IP address or a host name, without a port")
 			}
 			return nil
@@ -114,7 +114,7 @@ func SidecarVars() []SidecarVar {
 				if name = strings.TrimSpace(name); name == "" {
 					continue
 				}
-				if _, err := netip.ParseAddr(name); err != nil && !hostRE.MatchString(name) {
+				if _, err := netip.ParseAddr(name); err != nil && !isHost(name) {
 					return fmt.Errorf("must be host names without scheme or port, parted by commas; %q is none", name)
 				}
 				s.AllowedHosts = append(s.AllowedHosts, name)
@@ -146,7 +146,9 @@ func SidecarVars() []SidecarVar {
 	}
 }
 
-var hostRE = regexp.MustCompile(`^[A-Za-z0-9_]([A-Za-z0-9_.-]{0,251}[A-Za-z0-9_.])?$`)
+var hostRE = regexp.MustCompile(`^[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_.])?$`)
+
+func isHost(s string) bool { return len(s) <= 253 && hostRE.MatchString(s) }
 
 func number(v string, least, most int) (int, error) {
 	n, err := strconv.Atoi(v)
@@ -221,7 +223,7 @@ func (s Sidecar) Addr() string { return net.JoinHostPort(s.Bind, strconv.Itoa(s.
 func CheckMetrics(addr string) error {
 	host, port, err := net.SplitHostPort(addr)
 	_, portErr := number(port, 0, 65535)
-	if _, addrErr := netip.ParseAddr(host); err != nil || portErr != nil || addrErr != nil && !hostRE.MatchString(host) {
+	if _, addrErr := netip.ParseAddr(host); err != nil || portErr != nil || addrErr != nil && !isHost(host) {
 		return errors.New("must be HOST:PORT, such as 127.0.0.1:9102")
 	}
 	return nil

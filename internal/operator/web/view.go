@@ -13,6 +13,7 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/bot-bottle/supervise/internal/operator"
@@ -94,9 +95,9 @@ func (s *Server) page(r *http.Request, title, section string) page {
 	return p
 }
 
-var pages = map[string]*template.Template{}
-
-func init() {
+// pages are parsed when the first desk is made: other commands need none.
+var pages = sync.OnceValue(func() map[string]*template.Template {
+	pages := map[string]*template.Template{}
 	funcs := template.FuncMap{
 		"age": age, "secs": func(d time.Duration) int64 { return int64(max(d, 0) / time.Second) }, "when": when, "iso": func(t time.Time) string { return t.UTC().Format(time.RFC3339) },
 		"line": line, "host": func(h safetext.Untrusted) string { return safetext.Host(h.Raw()) }, "path": proposalPath, "bottle": bottlePath,
@@ -117,11 +118,12 @@ func init() {
 	for _, name := range []string{"signin", "link", "error", "inbox", "proposal", "edit", "review", "history", "ledger", "bottles", "bottle"} {
 		pages[name] = template.Must(template.Must(base.Clone()).ParseFS(templateFiles, "templates/"+name+".html"))
 	}
-}
+	return pages
+})
 
 func (s *Server) render(w http.ResponseWriter, r *http.Request, status int, name string, data any) {
 	var b bytes.Buffer
-	if err := pages[name].ExecuteTemplate(&b, "layout.html", data); err != nil {
+	if err := pages()[name].ExecuteTemplate(&b, "layout.html", data); err != nil {
 		s.log.Error("rendering", "page", name, "err", err)
 		http.Error(w, "this page cannot be shown; the log has the reason", http.StatusInternalServerError)
 		return

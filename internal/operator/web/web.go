@@ -92,6 +92,7 @@ func New(o Options) *Server {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
+	pages() // what is wrong with one is known at once
 	s := &Server{opts: o, log: o.Logger, desk: o.Desk, board: newBoard(o.Desk, o.Logger), auth: newAuth(o), streams: make(chan struct{}, o.MaxStreams)}
 	s.lifetime, s.end = context.WithCancel(context.Background())
 	s.handler = s.guard(s.routes())
