@@ -522,28 +522,44 @@ func TestBrowserAccessible(t *testing.T) {
 		t.Fatal(err)
 	}
 	r, paths := crowd(t)
-	b := r.browser(t)
+	look := func(b *tab, where string, check bool) {
+		t.Helper()
+		if over := eval[int](b, "document.documentElement.scrollWidth - innerWidth"); over > 0 {
+			t.Errorf("%s reaches %d px over the edge", where, over)
+		}
+		if !check {
+			return
+		}
+		eval[chromedp.Void](b, string(axe))
+		found := eval[[]string](b, `axe.run(document, {resultTypes: ["violations"]}).then((r) => r.violations.map((v) => v.impact + " " + v.id + ": " + v.help + " " + v.nodes.map((n) => n.html.slice(0, 160)).slice(0, 3).join(" | ")))`)
+		for _, v := range found {
+			if !strings.HasPrefix(v, "minor ") {
+				t.Errorf("%s: %s", where, v)
+			}
+		}
+	}
+	b, stranger := r.browser(t), newBrowser(t, r.url)
 	for _, width := range []int64{390, 1440} {
 		for _, scheme := range []string{"light", "dark"} {
 			check := width == 390 == (scheme == "dark") // each size and each colour once: it takes its time
-			b.do(chromedp.EmulateViewport(width, 844), colours(scheme))
+			where := func(page string) string { return fmt.Sprintf("%s at %d px, %s", page, width, scheme) }
+			for _, b := range []*tab{b, stranger} {
+				b.do(chromedp.EmulateViewport(width, 844), colours(scheme))
+			}
 			for _, p := range paths {
 				b.open(p)
-				where := fmt.Sprintf("%s at %d px, %s", p, width, scheme)
-				if over := eval[int](b, "document.documentElement.scrollWidth - innerWidth"); over > 0 {
-					t.Errorf("%s reaches %d px over the edge", where, over)
-				}
-				if !check {
-					continue
-				}
-				eval[chromedp.Void](b, string(axe))
-				found := eval[[]string](b, `axe.run(document, {resultTypes: ["violations"]}).then((r) => r.violations.map((v) => v.impact + " " + v.id + ": " + v.help + " " + v.nodes.map((n) => n.html.slice(0, 160)).slice(0, 3).join(" | ")))`)
-				for _, v := range found {
-					if !strings.HasPrefix(v, "minor ") {
-						t.Errorf("%s: %s", where, v)
-					}
-				}
+				look(b, where(p), check)
 			}
+			b.open("/")
+			b.click(".menu summary")
+			b.click(`form[action="/link"] button`)
+			b.shows("Sign in another browser")
+			look(b, where("the link for another browser"), check)
+			stranger.open("/")
+			stranger.shows("Whoever runs the desk has the link")
+			look(stranger, where("the sign-in page"), check)
+			stranger.open("/in?token=wrong")
+			look(stranger, where("a wrong link"), check)
 		}
 	}
 }
