@@ -47,7 +47,8 @@ type bench struct {
 	quick     bool
 	out       io.Writer
 	log       io.Writer
-	n         int // mailboxes so far
+	n         int                          // mailboxes so far
+	ratio     func(what string, x float64) // told of each; may be nil
 }
 
 var sections = []struct {
@@ -111,6 +112,9 @@ func (b *bench) row(what string, floor, ours float64, format func(float64) strin
 	ratio, want, met := "", "", ""
 	if floor > 0 {
 		ratio = fmt.Sprintf("%.2f", ours/floor)
+		if b.ratio != nil {
+			b.ratio(what, ours/floor)
+		}
 	}
 	if target > 0 {
 		want, met = fmt.Sprintf("≤ %.2f", target), "met"
