@@ -585,6 +585,27 @@ func TestBrowserColours(t *testing.T) {
 	}
 }
 
+// What is decided on stands in the order in which it is stored, whatever letters are in it.
+func TestBrowserRightToLeft(t *testing.T) {
+	r := newRig(t)
+	b := r.browser(t)
+	ref := r.putRaw("web", payload.Egress, `{"host":"a.example.com","path_allowlist":["/א/1/ב"]}`, "why")
+	for _, place := range []string{"h1", ".diff .new .t", ".raw pre"} {
+		b.open(path(ref))
+		eval[chromedp.Void](b, "document.querySelector('details.raw').open = true")
+		got := eval[string](b, fmt.Sprintf(`(() => {
+			for (const e of document.querySelectorAll(%q)) {
+				const n = e.firstChild, at = (c) => { const r = document.createRange(), i = n.data.indexOf(c); r.setStart(n, i); r.setEnd(n, i + 1); return r.getBoundingClientRect().left };
+				if (n && n.data && n.data.includes("א")) return at("א") < at("1") && at("1") < at("ב") ? "stored" : "moved";
+			}
+			return "not there";
+		})()`, place))
+		if got != "stored" {
+			t.Errorf("%s shows the path's letters %s, want the order in which they are stored", place, got)
+		}
+	}
+}
+
 // On a phone the buttons that decide are always within reach, and do not cover what is to be typed.
 func TestBrowserPhone(t *testing.T) {
 	r := newRig(t)
