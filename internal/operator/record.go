@@ -210,7 +210,11 @@ func (s *store) record(ref Ref) (*Record, error) {
 	if err != nil { // no store is not the same as no record
 		return nil, fmt.Errorf("reading the record of %s: %w", ref, err)
 	}
-	b, err := root.ReadFile(recordName(ref))
+	return s.parseRecord(ref, func() ([]byte, error) { return root.ReadFile(recordName(ref)) })
+}
+
+func (s *store) parseRecord(ref Ref, read func() ([]byte, error)) (*Record, error) {
+	b, err := read()
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
@@ -222,6 +226,61 @@ func (s *store) record(ref Ref) (*Record, error) {
 		return nil, fmt.Errorf("the record %s does not parse (%w): move it away to decide anew", filepath.Join(s.dir, recordName(ref)), err)
 	}
 	return r, nil
+}
+
+// shelf is what the store has of one bottle, opened once for a look at many proposals.
+type shelf struct {
+	s             *store
+	bottle        string
+	records, keys *os.Root // nil: there was no such directory
+	err           error
+}
+
+// shelf must be closed.
+func (s *store) shelf(bottle string) *shelf {
+	h := &shelf{s: s, bottle: bottle}
+	root, err := s.at()
+	if err != nil {
+		h.err = err
+		return h
+	}
+	open := func(name string) *os.Root {
+		sub, err := root.OpenRoot(name)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			h.err = errors.Join(h.err, err)
+		}
+		return sub
+	}
+	h.records, h.keys = open(bottle), open(filepath.Join("keys", bottle))
+	return h
+}
+
+func (h *shelf) close() {
+	for _, sub := range []*os.Root{h.records, h.keys} {
+		if sub != nil {
+			sub.Close()
+		}
+	}
+}
+
+func readIn(dir *os.Root, name string) ([]byte, error) {
+	if dir == nil {
+		return nil, fs.ErrNotExist
+	}
+	return dir.ReadFile(name)
+}
+
+// record is store.record. A directory that has come to be since the shelf was opened is not seen.
+func (h *shelf) record(id queue.ID) (*Record, error) {
+	ref := Ref{h.bottle, id}
+	if h.err != nil {
+		return nil, fmt.Errorf("reading the record of %s: %w", ref, h.err)
+	}
+	return h.s.parseRecord(ref, func() ([]byte, error) { return readIn(h.records, string(id)+".json") })
+}
+
+func (h *shelf) earlier(tool, canonical string) *Earlier {
+	return parseEarlier(readIn(h.keys, keyHash(tool, canonical)))
 }
 
 func (s *store) save(r *Record) error {
@@ -349,7 +408,11 @@ func (s *store) countForeign(bottle string, n int) error {
 func today() string { return time.Now().UTC().Format(time.DateOnly) }
 
 func keyName(bottle, tool, canonical string) string {
-	return filepath.Join("keys", bottle, apply.SHA256([]byte(tool + "\x00" + canonical))[:40])
+	return filepath.Join("keys", bottle, keyHash(tool, canonical))
+}
+
+func keyHash(tool, canonical string) string {
+	return apply.SHA256([]byte(tool + "\x00" + canonical))[:40]
 }
 
 // setEarlier remembers the last decision on a question; earlier returns it, or nil.
@@ -362,12 +425,12 @@ func (s *store) setEarlier(bottle, tool, canonical string, e Earlier) error {
 }
 
 func (s *store) earlier(bottle, tool, canonical string) *Earlier {
-	b, err := s.read(keyName(bottle, tool, canonical))
-	if err != nil {
-		return nil
-	}
+	return parseEarlier(s.read(keyName(bottle, tool, canonical)))
+}
+
+func parseEarlier(b []byte, err error) *Earlier {
 	var e Earlier
-	if json.Unmarshal(b, &e) != nil {
+	if err != nil || json.Unmarshal(b, &e) != nil {
 		return nil
 	}
 	return &e

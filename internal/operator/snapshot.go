@@ -47,13 +47,16 @@ type line struct {
 	key      string // canonical payload; "" if bad
 	bad      string // why it does not check
 	findings []Finding
-	basis    basis // of findings; zero: none yet
+	basis    basis            // of findings; zero: none yet
+	asked    *payload.Payload // what was checked, until there are findings
 }
 
 // item is an inbox line without findings and presence.
-func (d *Desk) item(e queue.Entry, rec *Record) Item { return d.itemOf(e, d.line(e.Proposal), rec) }
+func (d *Desk) item(e queue.Entry, rec *Record) Item {
+	return itemOf(e, d.line(e.Proposal), rec, func(tool, key string) *Earlier { return d.store.earlier(e.Proposal.Bottle, tool, key) })
+}
 
-func (d *Desk) itemOf(e queue.Entry, l *line, rec *Record) Item {
+func itemOf(e queue.Entry, l *line, rec *Record, earlier func(tool, key string) *Earlier) Item {
 	p := e.Proposal
 	ref := Ref{p.Bottle, p.ID}
 	it := Item{
@@ -74,8 +77,8 @@ func (d *Desk) itemOf(e queue.Entry, l *line, rec *Record) Item {
 		}
 	}
 	if l.key != "" {
-		if earlier := d.store.earlier(p.Bottle, p.Tool, l.key); earlier != nil && earlier.ID != p.ID {
-			it.Retry = earlier
+		if was := earlier(p.Tool, l.key); was != nil && was.ID != p.ID {
+			it.Retry = was
 		}
 	}
 	return it
@@ -93,7 +96,7 @@ func (d *Desk) line(p queue.Proposal) *line {
 		l.bad = err.Error()
 		l.summary = "malformed " + p.Tool
 	} else {
-		l.summary, l.host, l.key = q.Summary(), q.Host, q.Canonical()
+		l.summary, l.host, l.key, l.asked = q.Summary(), q.Host, q.Canonical(), &q
 	}
 	if d.cache.lines == nil {
 		d.cache.lines = map[Ref]*line{}
@@ -153,7 +156,14 @@ func (d *Desk) glance(ctx context.Context, bottle string, items []*looked) {
 	}
 	asked := make([]payload.Payload, len(items))
 	for i, it := range items {
-		asked[i], _ = check(it.p) // it was checked when the line was made
+		d.cache.mu.Lock()
+		known := it.l.asked
+		d.cache.mu.Unlock()
+		if known != nil {
+			asked[i] = *known
+		} else {
+			asked[i], _ = check(it.p) // it was checked when the line was made
+		}
 	}
 	now := time.Now()
 	plans, err := d.opts.Hand.Glance(ctx, bottle, asked...)
@@ -170,7 +180,7 @@ func (d *Desk) glance(ctx context.Context, bottle string, items []*looked) {
 			f = findingsFor(asked[i], plans[i])
 		}
 		d.cache.mu.Lock()
-		it.l.findings, it.l.basis = f, basis{sum, now}
+		it.l.findings, it.l.basis, it.l.asked = f, basis{sum, now}, nil
 		if d.cache.bases == nil {
 			d.cache.bases = map[question]basis{}
 		}
@@ -242,6 +252,8 @@ func (d *Desk) bottle(ctx context.Context, b string, s *Snapshot, open map[Ref]b
 		s.Problems = append(s.Problems, Problem{Bottle: b, Name: "presence.json", Text: safetext.Untrusted(err.Error())})
 	}
 	seen := d.store.seen(b)
+	shelf := d.store.shelf(b)
+	defer shelf.close()
 	var items []looked
 	var waiting []queue.ID
 	var foreign foreigns
@@ -280,7 +292,7 @@ func (d *Desk) bottle(ctx context.Context, b string, s *Snapshot, open map[Ref]b
 		}
 		open[ref] = true
 		l := d.line(e.Proposal)
-		it := d.itemOf(e, l, rec)
+		it := itemOf(e, l, rec, shelf.earlier)
 		it.Connected = connected(pres, ref.ID, it.Age)
 		if it.Connected == Waiting {
 			waiting = append(waiting, ref.ID)
