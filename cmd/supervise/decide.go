@@ -282,7 +282,8 @@ func (a *app) done(res *operator.Result, seen *operator.Preview) error {
 			return err
 		}
 	}
-	if res.Status != queue.Rejected && res.Outcome == queue.Live {
+	changed := seen != nil && slices.ContainsFunc(seen.Targets, func(t operator.TargetView) bool { return t.Changed })
+	if res.Status != queue.Rejected && (res.Outcome == queue.Live || res.Outcome == queue.Unverified && changed) {
 		return a.printf("  %s\n", a.style.dim("to take it back: supervise undo "+string(res.Ref.ID)+a.again()))
 	}
 	return nil

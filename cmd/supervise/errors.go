@@ -99,6 +99,9 @@ var rules = []rule{
 	as(func(e *operator.UnmanagedError) explained {
 		return explained{exit: exitError, code: "unmanaged", hint: "name its file in supervise.yaml, or make the change by hand and approve with --unmanaged", detail: e.Kinds}
 	}),
+	as(func(e *operator.InTheWayError) explained {
+		return explained{exit: exitError, code: "in-the-way", detail: e.File}
+	}),
 	is(operator.ErrBlocked, explained{exit: exitError, code: "blocked", hint: "supervise show tells what is in the way; reject works in any case"}),
 	as(func(e *apply.Failure) explained {
 		if len(e.Left) > 0 {
