@@ -14,8 +14,9 @@ import (
 	"github.com/bot-bottle/supervise/queue"
 )
 
-// Undo takes an applied change back, also one whose agent cannot be told: that proposal is open again. Otherwise, where the touched entry is still as we wrote it, it becomes what it was before. The
-// agent is not told, since its call was answered long ago; its next request is refused, and it asks again.
+// Undo takes an applied change back: where the touched entry is still as we wrote it, it becomes what it was before. The
+// agent is not told, since its call was answered long ago; its next request is refused, and it asks again. A change whose agent
+// cannot be told is taken back too, and that proposal is open again.
 func (d *Desk) Undo(ctx context.Context, ref Ref, progress io.Writer) (*Result, error) {
 	unlock, err := d.store.lockBottle(ctx, ref.Bottle)
 	if err != nil {
