@@ -46,6 +46,9 @@ func (d *Desk) approve(ctx context.Context, ref Ref, dec Decision) (*Result, *Re
 	if err != nil {
 		return nil, nil, err
 	}
+	if err := d.finishOthers(ctx, ref); err != nil {
+		return nil, nil, err
+	}
 	c, err := d.consider(ctx, e, dec.File)
 	if err != nil {
 		return nil, nil, err

@@ -607,6 +607,53 @@ func TestCrashAtEveryStep(t *testing.T) {
 	}
 }
 
+// TestCrashAndAnotherDecides: a command that was waiting for the bottle when another one died has looked for what is unfinished
+// before that. What it changes must not make the dead one's file look as if a person had edited it.
+func TestCrashAndAnotherDecides(t *testing.T) {
+	for _, what := range []string{"approve", "undo"} {
+		for n := 1; ; n++ {
+			r := newRig(t)
+			first := r.put(egressFor("proxy.golang.org", "/"))
+			ref := r.put(egressFor("registry.npmjs.org", "/"))
+			second := r.put(egressFor("crates.io", "/"))
+			d, other := r.desk("ann@host"), r.desk("dan@host")
+			if _, err := r.approve(d, first); err != nil {
+				t.Fatal(err)
+			}
+			p := r.show(d, ref)
+			var names []string
+			r.step = crashAt(n, &names)
+			_, err := d.Approve(t.Context(), ref, Decision{Digest: p.Digest, Accept: p.Dangers()})
+			r.step = nil
+			if err == nil && len(names) < n {
+				break
+			}
+			where := fmt.Sprintf("crash at step %d of %q, then %s", n, names, what)
+			if what == "approve" {
+				_, err = r.approve(other, second)
+			} else {
+				_, err = other.Undo(t.Context(), first, nil)
+			}
+			if err != nil {
+				t.Fatalf("%s: %v", where, err)
+			}
+			if _, err := r.desk("eve@host").Recover(t.Context()); err != nil {
+				t.Errorf("%s: Recover: %v", where, err)
+			}
+			for _, it := range r.items(other) {
+				if it.ID == ref.ID && it.State != Open && it.State != Failed {
+					t.Errorf("%s: it is %s: %s", where, it.State, it.Error)
+				}
+			}
+			answered := r.response(ref) != nil
+			if has := strings.Contains(string(read(t, r.routes)), "registry.npmjs.org"); has != answered {
+				t.Errorf("%s: the route is there: %v, the agent has its answer: %v", where, has, answered)
+			}
+			r.audit(other)
+		}
+	}
+}
+
 // TestKilledAtEveryStep is the same with a real process and a real SIGKILL, where nothing deferred runs.
 func TestKilledAtEveryStep(t *testing.T) {
 	if n := os.Getenv("OPERATOR_TEST_KILL_AT"); n != "" {

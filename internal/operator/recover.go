@@ -110,6 +110,32 @@ func (d *Desk) recoverLocked(ctx context.Context, ref Ref) (*Recovered, error) {
 	return d.reclaim(ctx, rec, images)
 }
 
+// finishOthers finishes or puts back, before something is changed for a bottle, what was left of its other proposals since this
+// process last looked: afterwards their files would look as if a person had edited them. It needs the bottle's lock.
+func (d *Desk) finishOthers(ctx context.Context, but Ref) error {
+	refs, err := d.store.unfinished()
+	if err != nil {
+		return err
+	}
+	for _, ref := range refs {
+		if ref.Bottle != but.Bottle || ref == but {
+			continue
+		}
+		done, err := d.recoverLocked(ctx, ref)
+		if done != nil {
+			d.log.Info("recovered", "bottle", ref.Bottle, "id", ref.ID, "state", done.State)
+		}
+		if err == nil {
+			continue
+		}
+		// What only lacks its answer is in nobody's way.
+		if rec, rerr := d.store.record(ref); rerr != nil || rec != nil && rec.State == Claimed {
+			return fmt.Errorf("finishing what was left of %s: %w", ref, err)
+		}
+	}
+	return nil
+}
+
 func (d *Desk) reanswer(ctx context.Context, rec *Record, images []apply.Image) (*Recovered, error) {
 	ref := Ref{rec.Bottle, rec.ID}
 	err := d.answer(ctx, rec, images)

@@ -33,6 +33,9 @@ func (d *Desk) Undo(ctx context.Context, ref Ref, progress io.Writer) (*Result, 
 		}
 		return nil, fmt.Errorf("undoing %s: %w: it is not decided yet", ref, ErrNotUndoable)
 	}
+	if err := d.finishOthers(ctx, ref); err != nil {
+		d.log.Warn("undoing all the same", "bottle", ref.Bottle, "id", ref.ID, "err", err) // it takes authority away
+	}
 	if rec.State == Claimed || rec.State == Applied {
 		_, rerr := d.recoverLocked(ctx, ref)
 		if rec, err = d.store.record(ref); err != nil || rec == nil {
