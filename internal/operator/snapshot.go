@@ -9,10 +9,13 @@ import (
 	"io/fs"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/bot-bottle/supervise/internal/apply"
 	"github.com/bot-bottle/supervise/internal/payload"
@@ -205,11 +208,24 @@ func (d *Desk) Snapshot(ctx context.Context) (*Snapshot, error) {
 	if err != nil {
 		return nil, fmt.Errorf("listing the mailboxes under %s: %w", d.opts.Root, err)
 	}
+	parts := make([]part, len(bottles))
+	var looks errgroup.Group // half of a look is waiting for the system
+	looks.SetLimit(runtime.GOMAXPROCS(0))
+	for i, b := range bottles {
+		looks.Go(func() (err error) {
+			parts[i], err = d.bottle(ctx, b)
+			return err
+		})
+	}
+	if err := looks.Wait(); err != nil {
+		return nil, err
+	}
 	s := &Snapshot{Items: []Item{}, Problems: []Problem{}, Bottles: bottles}
 	open := map[Ref]bool{}
-	for _, b := range bottles {
-		if err := d.bottle(ctx, b, s, open); err != nil {
-			return nil, err
+	for _, p := range parts {
+		s.Items, s.Problems = append(s.Items, p.items...), append(s.Problems, p.problems...)
+		for _, it := range p.items {
+			open[it.Ref] = true
 		}
 	}
 	d.cache.mu.Lock()
@@ -246,10 +262,16 @@ func rank(i Item) int {
 // and decided by its id.
 const maxShown = 256
 
-func (d *Desk) bottle(ctx context.Context, b string, s *Snapshot, open map[Ref]bool) error {
+// part is a snapshot of one bottle.
+type part struct {
+	items    []Item
+	problems []Problem
+}
+
+func (d *Desk) bottle(ctx context.Context, b string) (s part, _ error) {
 	pres, err := d.opts.Inbox.Presence(ctx, b)
 	if err != nil {
-		s.Problems = append(s.Problems, Problem{Bottle: b, Name: "presence.json", Text: safetext.Untrusted(err.Error())})
+		s.problems = append(s.problems, Problem{Bottle: b, Name: "presence.json", Text: safetext.Untrusted(err.Error())})
 	}
 	seen := d.store.seen(b)
 	shelf := d.store.shelf(b)
@@ -260,20 +282,20 @@ func (d *Desk) bottle(ctx context.Context, b string, s *Snapshot, open map[Ref]b
 	fresh := 0 // never decided, so as many as a sidecar likes
 	for e, err := range d.opts.Inbox.Entries(ctx, b) {
 		if ctx.Err() != nil {
-			return context.Cause(ctx)
+			return s, context.Cause(ctx)
 		}
 		if err != nil {
 			p := Problem{Bottle: b, Text: safetext.Untrusted(err.Error())}
 			if be, ok := errors.AsType[*queue.BadError](err); ok {
 				p.Name, p.Text = safetext.Untrusted(be.Name), safetext.Untrusted(be.Reason)
 			}
-			s.Problems = append(s.Problems, p)
+			s.problems = append(s.problems, p)
 			continue
 		}
 		ref := Ref{b, e.Proposal.ID}
 		rec, err := d.store.record(ref)
 		if err != nil {
-			s.Problems = append(s.Problems, Problem{Bottle: b, Name: safetext.Untrusted(string(ref.ID)), Text: safetext.Untrusted(err.Error())})
+			s.problems = append(s.problems, Problem{Bottle: b, Name: safetext.Untrusted(string(ref.ID)), Text: safetext.Untrusted(err.Error())})
 			continue
 		}
 		if e.Response != nil {
@@ -290,7 +312,6 @@ func (d *Desk) bottle(ctx context.Context, b string, s *Snapshot, open map[Ref]b
 				continue
 			}
 		}
-		open[ref] = true
 		l := d.line(e.Proposal)
 		it := itemOf(e, l, rec, shelf.earlier)
 		it.Connected = connected(pres, ref.ID, it.Age)
@@ -306,16 +327,16 @@ func (d *Desk) bottle(ctx context.Context, b string, s *Snapshot, open map[Ref]b
 	}
 	d.examine(ctx, b, items)
 	for _, it := range items {
-		s.Items = append(s.Items, it.Item)
+		s.items = append(s.items, it.Item)
 	}
 	d.store.saw(b, waiting, seen)
 	if fresh > maxShown {
-		s.Problems = append(s.Problems, Problem{Bottle: b, Text: safetext.Untrusted(fmt.Sprintf("%d more are not shown: a sidecar keeps at most 32 open, so this one is hostile or broken. Stop the bottle; 'supervise bottle forget %s' then removes its mailbox", fresh-maxShown, b))})
+		s.problems = append(s.problems, Problem{Bottle: b, Text: safetext.Untrusted(fmt.Sprintf("%d more are not shown: a sidecar keeps at most 32 open, so this one is hostile or broken. Stop the bottle; 'supervise bottle forget %s' then removes its mailbox", fresh-maxShown, b))})
 	}
 	if text := d.noteForeigns(ctx, b, foreign); text != "" {
-		s.Problems = append(s.Problems, Problem{Bottle: b, Text: safetext.Untrusted(text)})
+		s.problems = append(s.problems, Problem{Bottle: b, Text: safetext.Untrusted(text)})
 	}
-	return nil
+	return s, nil
 }
 
 // connected reads the hint. One that is older than the proposal says nothing of it: its call has just been made.
