@@ -293,7 +293,10 @@ func (d *Desk) bottle(ctx context.Context, b string) (s part, _ error) {
 			continue
 		}
 		ref := Ref{b, e.Proposal.ID}
-		rec, err := d.store.record(ref)
+		rec, err := shelf.record(ref.ID)
+		if err == nil && e.Response != nil {
+			rec, err = d.store.record(ref) // what was decided since the shelf was opened is not another program's
+		}
 		if err != nil {
 			s.problems = append(s.problems, Problem{Bottle: b, Name: safetext.Untrusted(string(ref.ID)), Text: safetext.Untrusted(err.Error())})
 			continue
