@@ -235,7 +235,7 @@ func (b *box) lookupOnce(id ID) (f found, again bool, err error) {
 	if err != nil {
 		return f, false, err
 	}
-	f.Age = newSeen(f.info.ModTime()).age()
+	f.saw(newSeen(f.info.ModTime()))
 
 	r, info, err := b.response(id, f.archived)
 	if errors.Is(err, fs.ErrNotExist) && f.archived {
@@ -527,6 +527,8 @@ func newSeen(t time.Time) seen {
 }
 
 func (s seen) age() time.Duration { return s.before + time.Since(s.at) }
+
+func (e *Entry) saw(s seen) { e.Since, e.Age = s.at.Add(-s.before), s.age() }
 
 // quote makes a hostile writer's name fit for a log or an error.
 func quote(name string) string {

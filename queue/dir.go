@@ -320,7 +320,7 @@ func (d *Dir) Get(ctx context.Context, id ID) (Entry, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if s := d.open[id]; s != nil {
-		f.Age = s.seen.age()
+		f.saw(s.seen)
 	}
 	if at, ok := d.delivers.at[id]; ok && f.archived {
 		f.Delivered = at
@@ -417,7 +417,9 @@ func (d *Dir) Entries(ctx context.Context) iter.Seq2[Entry, error] {
 		d.mu.Lock()
 		all := make([]Entry, 0, len(d.open))
 		for _, s := range d.open {
-			all = append(all, Entry{Proposal: s.p, Response: s.resp, Age: s.seen.age()})
+			e := Entry{Proposal: s.p, Response: s.resp}
+			e.saw(s.seen)
+			all = append(all, e)
 		}
 		var errs []error
 		for _, b := range d.bad {

@@ -85,7 +85,7 @@ func (m *Mem) stepLocked(name string, act func()) error {
 }
 
 func (e *memEntry) entry() Entry {
-	out := Entry{Proposal: e.p, Age: max(0, time.Since(e.arrived)), Delivered: e.delivered}
+	out := Entry{Proposal: e.p, Since: e.arrived, Age: max(0, time.Since(e.arrived)), Delivered: e.delivered}
 	if e.resp != nil {
 		r := *e.resp
 		out.Response = &r

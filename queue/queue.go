@@ -74,7 +74,8 @@ type Response struct {
 type Entry struct {
 	Proposal    Proposal
 	Response    *Response     // nil: open
-	Age         time.Duration // since first seen here, on the monotonic clock; after a restart since the file's mtime
+	Since       time.Time     // when it was first seen here; after a restart the file's mtime. The same each time
+	Age         time.Duration // since then, on the monotonic clock
 	BadResponse *BadError     // a file with the response's name that is not valid: it may be in writing, and nobody else can answer
 	Delivered   time.Time     // when the answer went out; zero while it has not (that is: while outside processed/)
 }

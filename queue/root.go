@@ -270,7 +270,8 @@ func (l *listing) entry(id ID) (Entry, bool, error) {
 	if err != nil {
 		return Entry{}, false, err
 	}
-	e := Entry{Proposal: p, Age: l.age(l.box.slug, id, info.ModTime())}
+	e := Entry{Proposal: p}
+	e.saw(l.seen(l.box.slug, id, info.ModTime()))
 	if !l.answered[id] {
 		return e, true, nil
 	}
@@ -366,8 +367,8 @@ func (r *Root) report(bad *BadError) {
 	r.log.Warn("skipping a bad file", "bottle", bad.Bottle, "name", quote(bad.Name), "reason", bad.Reason)
 }
 
-// age counts from when id was first listed here; before that, from the file's mtime.
-func (r *Root) age(bottle string, id ID, mtime time.Time) time.Duration {
+// seen is when id was first listed here, and how old its file was then.
+func (r *Root) seen(bottle string, id ID, mtime time.Time) seen {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	m := r.ages[bottle]
@@ -380,7 +381,7 @@ func (r *Root) age(bottle string, id ID, mtime time.Time) time.Duration {
 		s = newSeen(mtime)
 		m[id] = s
 	}
-	return s.age()
+	return s
 }
 
 // Get implements Inbox.
@@ -403,7 +404,7 @@ func (r *Root) Get(ctx context.Context, bottle string, id ID) (Entry, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if s, ok := r.ages[bottle][id]; ok {
-		f.Age = s.age()
+		f.saw(s)
 	}
 	return f.Entry, nil
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -251,6 +252,32 @@ func TestFindingsOfTheInbox(t *testing.T) {
 				}
 			})
 		})
+	}
+}
+
+// TestOrderStays: the inbox has the same order each time, the oldest first, so that no row moves under an operator's finger.
+func TestOrderStays(t *testing.T) {
+	c := newCrowd(t, 300)
+	d := c.desk()
+	order := func() (ids []string) {
+		t.Helper()
+		s, err := d.Snapshot(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, it := range s.Items {
+			ids = append(ids, string(it.ID))
+		}
+		return ids
+	}
+	want := order()
+	if !slices.IsSorted(want) { // ids are in the order in which they were made
+		t.Error("the oldest is not first")
+	}
+	for range 30 {
+		if diff := cmp.Diff(want, order()); diff != "" {
+			t.Fatalf("another order (-first +later):\n%s", diff)
+		}
 	}
 }
 

@@ -111,8 +111,9 @@ func (d *Desk) line(p queue.Proposal) *line {
 // looked is an inbox line in the making.
 type looked struct {
 	Item
-	p queue.Proposal
-	l *line // of p
+	p     queue.Proposal
+	l     *line     // of p
+	since time.Time // when it was first seen, to a tenth of a second: ids tell the order within that
 }
 
 // examine gives the items of a bottle their findings, which are at most findingsFresh old. They are computed again only if what
@@ -222,11 +223,16 @@ func (d *Desk) Snapshot(ctx context.Context) (*Snapshot, error) {
 	}
 	s := &Snapshot{Items: []Item{}, Problems: []Problem{}, Bottles: bottles}
 	open := map[Ref]bool{}
+	var all []looked
 	for _, p := range parts {
-		s.Items, s.Problems = append(s.Items, p.items...), append(s.Problems, p.problems...)
-		for _, it := range p.items {
-			open[it.Ref] = true
-		}
+		all, s.Problems = append(all, p.items...), append(s.Problems, p.problems...)
+	}
+	slices.SortStableFunc(all, func(a, b looked) int {
+		return cmp.Or(rank(a.Item)-rank(b.Item), a.since.Compare(b.since), strings.Compare(string(a.ID), string(b.ID)))
+	})
+	for _, it := range all {
+		s.Items = append(s.Items, it.Item)
+		open[it.Ref] = true
 	}
 	d.cache.mu.Lock()
 	for ref := range d.cache.lines {
@@ -240,11 +246,6 @@ func (d *Desk) Snapshot(ctx context.Context) (*Snapshot, error) {
 		}
 	}
 	d.cache.mu.Unlock()
-	// Ages are read one after the other, so the same moment has ages that differ by as long as listing takes.
-	seen := func(i Item) time.Duration { return i.Age.Truncate(100 * time.Millisecond) }
-	slices.SortStableFunc(s.Items, func(a, b Item) int {
-		return cmp.Or(rank(a)-rank(b), cmp.Compare(seen(b), seen(a)), strings.Compare(string(a.ID), string(b.ID)))
-	})
 	return s, nil
 }
 
@@ -264,7 +265,7 @@ const maxShown = 256
 
 // part is a snapshot of one bottle.
 type part struct {
-	items    []Item
+	items    []looked
 	problems []Problem
 }
 
@@ -276,7 +277,6 @@ func (d *Desk) bottle(ctx context.Context, b string) (s part, _ error) {
 	seen := d.store.seen(b)
 	shelf := d.store.shelf(b)
 	defer shelf.close()
-	var items []looked
 	var waiting []queue.ID
 	var foreign foreigns
 	fresh := 0 // never decided, so as many as a sidecar likes
@@ -326,12 +326,9 @@ func (d *Desk) bottle(ctx context.Context, b string) (s part, _ error) {
 			last = pres.At
 		}
 		it.Abandoned = it.State != Stuck && it.Connected != Waiting && it.Age > d.opts.Abandoned && time.Since(last) > d.opts.Abandoned
-		items = append(items, looked{it, e.Proposal, l})
+		s.items = append(s.items, looked{it, e.Proposal, l, e.Since.Truncate(100 * time.Millisecond)})
 	}
-	d.examine(ctx, b, items)
-	for _, it := range items {
-		s.items = append(s.items, it.Item)
-	}
+	d.examine(ctx, b, s.items)
 	d.store.saw(b, waiting, seen)
 	if fresh > maxShown {
 		s.problems = append(s.problems, Problem{Bottle: b, Text: safetext.Untrusted(fmt.Sprintf("%d more are not shown: a sidecar keeps at most 32 open, so this one is hostile or broken. Stop the bottle; 'supervise bottle forget %s' then removes its mailbox", fresh-maxShown, b))})

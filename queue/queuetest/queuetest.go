@@ -124,7 +124,7 @@ func collect(t *testing.T, seq iter.Seq2[queue.Entry, error]) []queue.Entry {
 	return all
 }
 
-var ignoreTimes = cmpopts.IgnoreFields(queue.Entry{}, "Age", "Delivered")
+var ignoreTimes = cmpopts.IgnoreFields(queue.Entry{}, "Since", "Age", "Delivered")
 
 func wantEntries(t *testing.T, what string, seq iter.Seq2[queue.Entry, error], want ...queue.Entry) {
 	t.Helper()
@@ -133,6 +133,9 @@ func wantEntries(t *testing.T, what string, seq iter.Seq2[queue.Entry, error], w
 		t.Errorf("%s mismatch (-want +got):\n%s", what, diff)
 	}
 	for _, e := range got {
+		if d := time.Since(e.Since) - e.Age; d < -time.Second || d > time.Second {
+			t.Errorf("%s: %s is there since %v, and its age is %v", what, e.Proposal.ID, e.Since, e.Age)
+		}
 		if e.Age < 0 || e.Age > time.Minute {
 			t.Errorf("%s: age of %s = %v, want that of a new one", what, e.Proposal.ID, e.Age)
 		}
