@@ -58,7 +58,8 @@ type asked struct {
 	id       queue.ID // "" of one that is not stored
 	question int
 	words    string
-	created  time.Time
+	created  time.Time // by the call that first asked
+	stored   time.Time // by the one whose proposal was stored, if that was another
 	// retry: the same had been rejected before. The sidecar may or may not remember that after two hours.
 	surely, perhaps bool
 	unsaved         bool      // storing it failed, whether or not it was done
@@ -189,6 +190,8 @@ func (w *world) ask(q int, words, client string, lost bool) {
 		for _, a := range m.byQuestion[q] {
 			if time.Since(a.created) < hour {
 				surely += count(a.surely)
+			}
+			if time.Since(a.stored) < hour { // which is what a restarted sidecar goes by
 				perhaps += count(a.perhaps)
 			}
 		}
@@ -235,7 +238,7 @@ func (w *world) ask(q int, words, client string, lost bool) {
 			m.byQuestion[q] = append(m.byQuestion[q], a)
 		}
 		if a.id == "" && id != "" {
-			a.id = id
+			a.id, a.stored = id, time.Now()
 			w.mu.Lock()
 			m.byID[id] = a
 			w.mu.Unlock()
@@ -283,7 +286,7 @@ func (w *world) offBoundary(q int) {
 	for again := true; again; {
 		again = false
 		for _, a := range w.model.byQuestion[q] {
-			if near(a.delivered, tools.DefaultRedeliver) || near(a.created, hour) {
+			if near(a.delivered, tools.DefaultRedeliver) || near(a.created, hour) || near(a.stored, hour) {
 				again = true
 				time.Sleep(5 * time.Second)
 				w.settle()
