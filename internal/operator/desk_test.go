@@ -15,6 +15,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/bot-bottle/supervise/internal/apply"
@@ -1075,6 +1076,31 @@ func TestSnapshotOfHostileMailboxes(t *testing.T) {
 			t.Errorf("problem %+v", p)
 		}
 	}
+}
+
+// TestConnected: a hint that was written before a call, or while it was being stored, does not make its agent look gone.
+func TestConnected(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const id = queue.ID("0197f3b2-6d01-7c3a-9b58-3f6f0a2c4d01")
+		at := time.Now()
+		time.Sleep(3 * time.Second)
+		for _, tt := range []struct {
+			why  string
+			p    queue.Presence
+			age  time.Duration
+			want Connected
+		}{
+			{"no hint", queue.Presence{At: at}, time.Minute, Unknown},
+			{"counted", queue.Presence{At: at, Known: true, Waiting: map[queue.ID]int{id: 1}}, time.Minute, Waiting},
+			{"asked since", queue.Presence{At: at, Known: true}, 2 * time.Second, Waiting},
+			{"stored when it was written, not yet waiting", queue.Presence{At: at, Known: true}, 3*time.Second + 100*time.Millisecond, Waiting},
+			{"asked before, and not counted", queue.Presence{At: at, Known: true}, 5 * time.Second, Away},
+		} {
+			if got := connected(tt.p, id, tt.age); got != tt.want {
+				t.Errorf("%s: %s, want %s", tt.why, got, tt.want)
+			}
+		}
+	})
 }
 
 func TestAbandonedFoldsAway(t *testing.T) {

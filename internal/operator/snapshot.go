@@ -339,12 +339,16 @@ func (d *Desk) bottle(ctx context.Context, b string) (s part, _ error) {
 	return s, nil
 }
 
-// connected reads the hint. One that is older than the proposal says nothing of it: its call has just been made.
+// justAsked is how old a proposal may be when the hint is written without its call: it waits a moment after it was stored.
+const justAsked = time.Second
+
+// connected reads the hint. One from before the proposal, or from when it was new, does not know of its call yet; the next one, some
+// seconds later, does.
 func connected(p queue.Presence, id queue.ID, age time.Duration) Connected {
 	switch {
 	case !p.Known:
 		return Unknown
-	case p.Waiting[id] > 0 || age+time.Millisecond < time.Since(p.At):
+	case p.Waiting[id] > 0 || age < time.Since(p.At)+justAsked:
 		return Waiting
 	}
 	return Away
