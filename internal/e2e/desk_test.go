@@ -26,6 +26,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/bot-bottle/supervise/internal/operator/tui/tuitest"
+	"github.com/bot-bottle/supervise/internal/operator/web/webtest"
 	"github.com/bot-bottle/supervise/queue"
 )
 
@@ -302,21 +303,10 @@ type tab struct {
 // chromium starts one, for tabs in browsers of their own. The test is skipped where there is none.
 func chromium(t *testing.T) context.Context {
 	t.Helper()
-	if testing.Short() {
-		t.Skip("short: no browser")
-	}
-	if !slices.ContainsFunc([]string{"chromium", "chromium-browser", "google-chrome", "google-chrome-stable"}, func(name string) bool {
-		_, err := exec.LookPath(name)
-		return err == nil
-	}) {
-		t.Skip("there is no Chromium: .ci/deps installs it")
-	}
-	opts := append(slices.Clone(chromedp.DefaultExecAllocatorOptions[:]), chromedp.NoSandbox, chromedp.DisableGPU, chromedp.UserDataDir(t.TempDir()),
-		chromedp.Flag("disable-quic", true), chromedp.Flag("disable-component-update", true))
-	actx, stop := chromedp.NewExecAllocator(context.Background(), opts...)
-	ctx, end := chromedp.NewContext(actx)
-	t.Cleanup(func() { end(); stop() })
-	if err := chromedp.Do(ctx); err != nil {
+	webtest.NeedChromium(t)
+	ctx, stop, err := webtest.StartChromium(t.TempDir())
+	t.Cleanup(stop)
+	if err != nil {
 		t.Fatalf("starting Chromium: %v", err)
 	}
 	return ctx

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -21,6 +20,7 @@ import (
 
 	"github.com/bot-bottle/supervise/internal/operator"
 	"github.com/bot-bottle/supervise/internal/operator/web"
+	"github.com/bot-bottle/supervise/internal/operator/web/webtest"
 	"github.com/bot-bottle/supervise/internal/payload"
 	"github.com/bot-bottle/supervise/queue"
 	"github.com/bot-bottle/supervise/server"
@@ -45,31 +45,19 @@ func TestMain(m *testing.M) {
 
 func browser(t *testing.T) context.Context {
 	t.Helper()
-	if testing.Short() {
-		t.Skip("short: no browser")
-	}
-	if !slices.ContainsFunc([]string{"chromium", "chromium-browser", "google-chrome", "google-chrome-stable"}, func(name string) bool {
-		_, err := exec.LookPath(name)
-		return err == nil
-	}) {
-		t.Skip("there is no Chromium: .ci/deps installs it")
-	}
+	webtest.NeedChromium(t)
 	chromium.once.Do(func() {
 		dir, err := os.MkdirTemp("", "supervise-chromium-")
 		if err != nil {
 			chromium.err = err
 			return
 		}
-		opts := append(slices.Clone(chromedp.DefaultExecAllocatorOptions[:]), chromedp.NoSandbox, chromedp.DisableGPU, chromedp.UserDataDir(dir),
-			chromedp.Flag("disable-quic", true), chromedp.Flag("disable-component-update", true))
-		actx, stop := chromedp.NewExecAllocator(context.Background(), opts...)
-		ctx, end := chromedp.NewContext(actx)
+		ctx, stop, err := webtest.StartChromium(dir)
 		chromium.stop = func() {
-			end()
 			stop()
 			os.RemoveAll(dir)
 		}
-		chromium.ctx, chromium.err = ctx, chromedp.Do(ctx)
+		chromium.ctx, chromium.err = ctx, err
 	})
 	if chromium.err != nil {
 		t.Fatalf("starting Chromium: %v", chromium.err)
