@@ -107,16 +107,13 @@ func (t *Tools) archive(ctx context.Context, f facts, r queue.Response) {
 func (t *Tools) markDelivered(id queue.ID) (first bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	first = true // what has no record is one that nothing here could have asked
-	for _, recs := range t.byKey {
-		for _, rec := range recs {
-			if rec.id == id {
-				first = rec.delivered.IsZero()
-				if first {
-					rec.delivered = time.Now()
-				}
-			}
-		}
+	rec := t.records.byID[id]
+	if rec == nil {
+		return true // one that nothing here could have asked
+	}
+	first = rec.delivered.IsZero()
+	if first {
+		rec.delivered = time.Now()
 	}
 	return first
 }

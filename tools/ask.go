@@ -20,17 +20,7 @@ import (
 const (
 	maxRetries  = 3         // of one rejected payload
 	retryWindow = time.Hour // in which they are counted
-	remembered  = 2 * time.Hour
 )
-
-// record is what is remembered of one proposal; what was decided is always read from the mailbox.
-type record struct {
-	id        queue.ID
-	created   time.Time       // on the monotonic clock; after a restart by the entry's age
-	retry     bool            // the same had been rejected before
-	unsaved   *queue.Proposal // guarded by Tools.mu; not known to be stored (Put is under way, or failed)
-	delivered time.Time       // guarded by Tools.mu; when this process archived it, or an earlier one did
-}
 
 // question is a checked proposing call.
 type question struct {
@@ -107,7 +97,7 @@ func (t *Tools) settle(ctx context.Context, q question) (verdict, error) {
 func (t *Tools) look(ctx context.Context, q question) (verdict, error) {
 	tool := q.payload.Tool
 	t.mu.Lock()
-	records := slices.Clone(t.byKey[q.key])
+	records := slices.Clone(t.records.byKey[q.key])
 	if n := len(records); n > 0 && records[n-1].unsaved != nil {
 		defer t.mu.Unlock()
 		if saving := t.saving[records[n-1].id]; saving != nil {
@@ -123,7 +113,7 @@ func (t *Tools) look(ctx context.Context, q question) (verdict, error) {
 		e, err := t.opts.Mailbox.Get(ctx, rec.id)
 		switch {
 		case errors.Is(err, queue.ErrNotFound):
-			t.forget(q.key, rec) // pruned, or removed by hand
+			t.forget(rec) // pruned, or removed by hand
 			continue
 		case err != nil:
 			return verdict{}, t.failed(tool, "reading the earlier proposal "+string(rec.id), err)
@@ -184,7 +174,7 @@ func (t *Tools) claim(ctx context.Context, q question) (verdict, error) {
 		}
 		file := q.payload.Encode()
 		sum := sha256.Sum256([]byte(file))
-		v.resume = &record{id: queue.NewID(), created: time.Now(), retry: v.retry}
+		v.resume = &record{id: queue.NewID(), key: q.key, created: time.Now(), retry: v.retry}
 		v.resume.unsaved = &queue.Proposal{
 			ID:              v.resume.id,
 			Bottle:          t.opts.Bottle,
@@ -194,7 +184,7 @@ func (t *Tools) claim(ctx context.Context, q question) (verdict, error) {
 			CurrentFileHash: hex.EncodeToString(sum[:]),
 			ArrivedAt:       time.Now().UTC(),
 		}
-		t.remember(q.key, v.resume)
+		t.remember(v.resume)
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -251,32 +241,6 @@ func (t *Tools) checkPending(ctx context.Context, tool string) error {
 		tool, len(open), Await, strings.Join(open, ", "))
 }
 
-// remember adds a record and drops what no rule asks for any more.
-func (t *Tools) remember(key string, rec *record) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	for k, recs := range t.byKey {
-		recs = slices.DeleteFunc(recs, func(r *record) bool {
-			return !r.delivered.IsZero() && time.Since(r.delivered) > max(remembered, t.opts.Redeliver)
-		})
-		if len(recs) == 0 {
-			delete(t.byKey, k)
-		} else {
-			t.byKey[k] = recs
-		}
-	}
-	t.byKey[key] = append(t.byKey[key], rec)
-}
-
-func (t *Tools) forget(key string, rec *record) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.byKey[key] = slices.DeleteFunc(t.byKey[key], func(r *record) bool { return r == rec })
-	if len(t.byKey[key]) == 0 {
-		delete(t.byKey, key)
-	}
-}
-
 // load reads from the mailbox what earlier processes asked. What cannot be read is in nobody's way.
 func (t *Tools) load(ctx context.Context) error {
 	var entries []queue.Entry
@@ -302,8 +266,8 @@ func (t *Tools) load(ctx context.Context) error {
 			continue // nothing this process accepts asks the same; await-decision still finds it
 		}
 		key := keyOf(p)
-		t.byKey[key] = append(t.byKey[key], &record{
-			id: e.Proposal.ID, created: time.Now().Add(-e.Age), retry: rejected[key], delivered: e.Delivered,
+		t.records.add(&record{
+			id: e.Proposal.ID, key: key, created: time.Now().Add(-e.Age), retry: rejected[key], delivered: e.Delivered,
 		})
 		rejected[key] = e.Response != nil && e.Response.Status == queue.Rejected
 	}

@@ -74,9 +74,9 @@ type Tools struct {
 	creating sync.Mutex // held while a proposal is counted and remembered, so that two calls make one, and the limit holds
 
 	mu      sync.Mutex
-	byKey   map[string][]*record // guarded by mu; proposals that asked the same, oldest first
-	waiting int                  // guarded by mu; calls that wait
-	seats   map[seat]int         // guarded by mu; the same by session and proposal
+	records records      // guarded by mu
+	waiting int          // guarded by mu; calls that wait
+	seats   map[seat]int // guarded by mu; the same by session and proposal
 
 	saving    map[queue.ID]chan struct{}   // guarded by mu; each is closed when that proposal is stored, or is not
 	archiving map[queue.ID][]chan struct{} // guarded by mu; each is closed when that answer is archived
@@ -111,7 +111,6 @@ func New(opts Options) (*Tools, error) {
 		log:    opts.Logger,
 		proxy:  proxy,
 		client: routesClient(proxy),
-		byKey:  make(map[string][]*record),
 		seats:  make(map[seat]int),
 
 		saving:    make(map[queue.ID]chan struct{}),
