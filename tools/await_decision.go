@@ -20,6 +20,7 @@ func awaitTool() *mcp.Tool {
 		Description: `Go on waiting for the operator's decision on something you proposed before, or fetch its answer again. Call it when a proposing tool answered "status: pending", when its answer was lost (a timeout, a restart, a dropped connection), or when you were told that too many proposals are open.
 It queues nothing and blocks until the decision is there; "status: pending" means call it again, now or after doing other work. The answers mean what they mean for the tool you proposed with.`,
 		Annotations: reads("Wait for the operator's decision"),
+		InputSchema: schemaOf[awaitIn](nil),
 		Meta:        always(),
 	}
 }

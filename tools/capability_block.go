@@ -21,7 +21,7 @@ For a host that was refused use egress-block, not this.
 On approval the operator may rebuild and replace this sandbox, which ends this session, or only note the wish: the answer says which. Save your work before you call.
 ` + afterwards,
 		Annotations: proposes("Ask for a tool in the sandbox"),
-		InputSchema: openSchema[capabilityBlockIn](),
+		InputSchema: schemaOf[capabilityBlockIn](open),
 		Meta:        always(),
 	}
 }

@@ -21,8 +21,6 @@ type egressAuth struct {
 }
 
 func egressBlockTool() *mcp.Tool {
-	schema := openSchema[egressBlockIn]()
-	schema.Properties["auth"].Properties["scheme"].Enum = []any{"Bearer", "token"}
 	return &mcp.Tool{
 		Name: payload.Egress,
 		Description: `Ask the human operator to let this sandbox reach one more host, or more paths of a host. Call it as soon as a request you need was refused by the egress proxy. A refusal looks like one of these:
@@ -33,8 +31,11 @@ Do not call it for a timeout, a name that does not resolve, or a 401, 404 or 5xx
 On approval the route is in the proxy and live before you get the answer.
 ` + afterwards,
 		Annotations: proposes("Ask for a network route"),
-		InputSchema: schema,
-		Meta:        always(),
+		InputSchema: schemaOf[egressBlockIn](func(s *jsonschema.Schema) {
+			open(s)
+			s.Properties["auth"].Properties["scheme"].Enum = []any{"Bearer", "token"}
+		}),
+		Meta: always(),
 	}
 }
 
@@ -45,14 +46,4 @@ func (t *Tools) egressBlock(ctx context.Context, req *mcp.CallToolRequest, in eg
 	}
 	p, err := payload.NewEgress(route)
 	return t.ask(ctx, req, p, err, in.Justification)
-}
-
-// openSchema is the schema of a proposing tool: unknown arguments are ignored, as models add them.
-func openSchema[In any]() *jsonschema.Schema {
-	s, err := jsonschema.For[In](nil)
-	if err != nil {
-		panic(err) // a mistake in a struct of ours; every test would meet it
-	}
-	s.AdditionalProperties = nil
-	return s
 }

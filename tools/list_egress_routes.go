@@ -26,6 +26,7 @@ func listRoutesTool() *mcp.Tool {
 		Description: `Show the hosts and path prefixes this sandbox may reach now, as the egress proxy has them. Call it before egress-block, to see whether a route is there already or only lacks a path, and after an approval if a request is still refused.
 It asks nobody and changes nothing. The answer is JSON: routes with host, path_allowlist (empty means the whole host), and whether the proxy adds a credential.`,
 		Annotations: reads("Show allowed network routes"),
+		InputSchema: schemaOf[listRoutesIn](nil),
 		Meta:        always(),
 	}
 }

@@ -22,7 +22,7 @@ If the host is not among the routes of list-egress-routes, call egress-block ins
 On approval pipelock lets that host through before you get the answer.
 ` + afterwards,
 		Annotations: proposes("Ask pipelock to let a URL through"),
-		InputSchema: openSchema[pipelockBlockIn](),
+		InputSchema: schemaOf[pipelockBlockIn](open),
 		Meta:        always(),
 	}
 }
