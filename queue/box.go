@@ -52,6 +52,8 @@ type box struct {
 	path  string
 	root  *os.Root
 	dir   *os.File // the directory itself: to sync it, and to know it again
+	sync  together // syncs it
+	moved together // syncs processed/
 	info  fs.FileInfo
 	who   string // "sidecar" or "operator": begins the names of temps
 	fault Fault
@@ -70,7 +72,9 @@ func newBox(root *os.Root, slug, who string, fault Fault) (*box, error) {
 		root.Close()
 		return nil, err
 	}
-	return &box{slug: slug, path: root.Name(), root: root, dir: dir, info: info, who: who, fault: fault}, nil
+	b := &box{slug: slug, path: root.Name(), root: root, dir: dir, info: info, who: who, fault: fault}
+	b.sync.act, b.moved.act = dir.Sync, b.syncProcessed
+	return b, nil
 }
 
 func (b *box) close() error { return errors.Join(b.dir.Close(), b.root.Close()) }
@@ -283,7 +287,7 @@ func (b *box) put(op, name string, data []byte) error {
 	}
 	err = b.fault.do(op+".link", func() error { return b.root.Link(temp, name) })
 	if err == nil {
-		err = b.fault.do(op+".syncdir", b.dir.Sync)
+		err = b.fault.do(op+".syncdir", b.sync.do)
 	}
 	// A temp that stays is in nobody's way and is removed at the next start.
 	_ = b.fault.do(op+".untemp", func() error { return b.root.Remove(temp) })
@@ -337,12 +341,14 @@ func (b *box) replace(name string, data []byte) error {
 func (b *box) fileMode() fs.FileMode { return b.info.Mode().Perm()&0o640 | 0o600 }
 
 // syncBoth makes moves between the mailbox and processed/ durable.
-func (b *box) syncBoth() error {
+func (b *box) syncBoth() error { return errors.Join(b.moved.do(), b.sync.do()) }
+
+func (b *box) syncProcessed() error {
 	d, err := b.root.OpenFile(processed, os.O_RDONLY|syscall.O_DIRECTORY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
 	if err != nil {
 		return err
 	}
-	return errors.Join(d.Sync(), d.Close(), b.dir.Sync())
+	return errors.Join(d.Sync(), d.Close())
 }
 
 // makeProcessed creates processed/ with the mailbox's own mode, whatever the umask.

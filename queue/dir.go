@@ -301,7 +301,7 @@ func (d *Dir) put(b *box, p Proposal, data []byte) error {
 	if !was.Proposal.same(p) {
 		return errors.New("the id stands for another proposal already")
 	}
-	return b.fault.do("put.syncdir", b.dir.Sync)
+	return b.fault.do("put.syncdir", b.sync.do)
 }
 
 // Get implements Mailbox.
