@@ -351,3 +351,14 @@ func FuzzParseResponse(f *testing.F) {
 		}
 	})
 }
+
+func TestCheckSlug(t *testing.T) {
+	for slug, ok := range map[string]bool{
+		"a": true, "0": true, "a-": true, "web-2": true, strings.Repeat("a", 63): true,
+		"": false, "-a": false, strings.Repeat("a", 64): false, "A": false, "a.b": false, "..": false, "a/b": false, "a\n": false, "é": false, "a b": false,
+	} {
+		if err := CheckSlug(slug); (err == nil) != ok {
+			t.Errorf("CheckSlug(%q) = %v, want ok %v", slug, err, ok)
+		}
+	}
+}

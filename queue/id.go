@@ -2,7 +2,7 @@ package queue
 
 import (
 	"fmt"
-	"regexp"
+	"strings"
 
 	"github.com/google/uuid"
 )
@@ -22,11 +22,9 @@ func ParseID(s string) (ID, error) {
 	return ID(s), nil
 }
 
-var slugRE = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,62}$`)
-
 // CheckSlug tells whether s may name a bottle (and so a directory).
 func CheckSlug(s string) error {
-	if !slugRE.MatchString(s) {
+	if s == "" || len(s) > 63 || s[0] == '-' || strings.Trim(s, "abcdefghijklmnopqrstuvwxyz0123456789-") != "" {
 		return fmt.Errorf("bottle slug %.80q must match [a-z0-9][a-z0-9-]{0,62}", s)
 	}
 	return nil

@@ -11,7 +11,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -126,12 +125,15 @@ func readHost(path, home string, env func(string) string) ([]byte, string, error
 	return nil, "", nil
 }
 
-var slugRE = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,62}$`) // as in package queue
+// isSlug is what package queue checks of a bottle's name.
+func isSlug(s string) bool {
+	return s != "" && len(s) <= 63 && s[0] != '-' && strings.Trim(s, "abcdefghijklmnopqrstuvwxyz0123456789-") == ""
+}
 
 // For returns a bottle's targets, ready to use. A bottle that is not listed has the defaults. A target without a
 // file is not managed, and a slug that is none has no targets.
 func (h Host) For(slug string) Bottle {
-	if !slugRE.MatchString(slug) {
+	if !isSlug(slug) {
 		return Bottle{}
 	}
 	b, listed := h.Bottles[slug]

@@ -167,7 +167,7 @@ func (p *parser) top(n *yaml.Node, h *Host) {
 	h.Bottles = make(map[string]Bottle)
 	for i := 0; i+1 < len(bottles.Content); i += 2 {
 		slug := bottles.Content[i]
-		if slug.Kind != yaml.ScalarNode || !slugRE.MatchString(slug.Value) {
+		if slug.Kind != yaml.ScalarNode || !isSlug(slug.Value) {
 			p.bad(slug, "bottle slug %.80q must match [a-z0-9][a-z0-9-]{0,62}", slug.Value)
 			continue
 		}
