@@ -234,9 +234,9 @@ func (s *Server) route(r *http.Request, msgs []message) http.Handler {
 	bare := r.Method == http.MethodPost && version == "" && r.Header.Get(sessionHeader) == ""
 	if newEra(version) || bare && !initializes {
 		r.Header.Del(sessionHeader)
-		return s.stateless
+		return s.sdk().stateless
 	}
-	return s.stateful
+	return s.sdk().stateful
 }
 
 func (s *Server) servePost(out *stream, r *http.Request, handler http.Handler, msgs []message) {
@@ -291,7 +291,7 @@ func (s *Server) serveGet(out *stream, r *http.Request, handler http.Handler) {
 }
 
 func (s *Server) hasSession(id string) bool {
-	for ss := range s.mcp.Sessions() {
+	for ss := range s.sdk().mcp.Sessions() {
 		if ss.ID() == id {
 			return true
 		}

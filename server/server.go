@@ -99,12 +99,11 @@ type Server struct {
 	ln    net.Listener
 	hosts hostList
 
-	mcp                 *mcp.Server
-	stateful, stateless *mcp.StreamableHTTPHandler
-	calls               *registry
-	listings            listings
-	beats               *wheel
-	http                *http.Server
+	sdk      func() *sdk // made when first asked for
+	calls    *registry
+	listings listings
+	beats    *wheel
+	http     *http.Server
 
 	life     context.Context // ends with tools.ErrShutdown: held calls are to be answered
 	shutdown context.CancelCauseFunc
@@ -148,28 +147,7 @@ func New(opts Options) (*Server, error) {
 	s.life, s.shutdown = context.WithCancelCause(context.Background())
 	s.base, s.abort = context.WithCancelCause(context.Background())
 	s.calls = newRegistry(opts.Timings.Grace, opts.SessionTimeout, opts.MaxSessions, s.closeSession)
-
-	s.mcp = mcp.NewServer(
-		&mcp.Implementation{Name: "supervise", Title: "supervise", Version: cmp.Or(opts.Version, "devel")},
-		&mcp.ServerOptions{
-			Instructions: opts.Instructions,
-			// No list changes: the newest Claude Code then opens no side stream. No logging.
-			Capabilities: &mcp.ServerCapabilities{Tools: &mcp.ToolCapabilities{}},
-		})
-	opts.Register(s.mcp)
-	s.mcp.AddReceivingMiddleware(s.receive)
-	get := func(*http.Request) *mcp.Server { return s.mcp }
-	s.stateful = mcp.NewStreamableHTTPHandler(get, &mcp.StreamableHTTPOptions{
-		EventStore:                 newEventStore(),
-		MaxRequestBodyBytes:        maxBody,
-		DisableLocalhostProtection: true, // checkHost replaces it
-	})
-	s.stateless = mcp.NewStreamableHTTPHandler(get, &mcp.StreamableHTTPOptions{
-		Stateless:                    true,
-		PropagateRequestCancellation: true,
-		MaxRequestBodyBytes:          maxBody,
-		DisableLocalhostProtection:   true,
-	})
+	s.sdk = sync.OnceValue(s.newSDK)
 	s.http = &http.Server{
 		Handler:           s,
 		ReadHeaderTimeout: opts.Timings.ReadHeader,
@@ -187,6 +165,39 @@ func New(opts Options) (*Server, error) {
 		}
 	}
 	return s, nil
+}
+
+// sdk is what the SDK has of the server: two handlers of one MCP server.
+type sdk struct {
+	mcp                 *mcp.Server
+	stateful, stateless *mcp.StreamableHTTPHandler
+}
+
+func (s *Server) newSDK() *sdk {
+	m := mcp.NewServer(
+		&mcp.Implementation{Name: "supervise", Title: "supervise", Version: cmp.Or(s.opts.Version, "devel")},
+		&mcp.ServerOptions{
+			Instructions: s.opts.Instructions,
+			// No list changes: the newest Claude Code then opens no side stream. No logging.
+			Capabilities: &mcp.ServerCapabilities{Tools: &mcp.ToolCapabilities{}},
+		})
+	s.opts.Register(m)
+	m.AddReceivingMiddleware(s.receive)
+	get := func(*http.Request) *mcp.Server { return m }
+	return &sdk{
+		mcp: m,
+		stateful: mcp.NewStreamableHTTPHandler(get, &mcp.StreamableHTTPOptions{
+			EventStore:                 newEventStore(),
+			MaxRequestBodyBytes:        maxBody,
+			DisableLocalhostProtection: true, // hostList replaces it
+		}),
+		stateless: mcp.NewStreamableHTTPHandler(get, &mcp.StreamableHTTPOptions{
+			Stateless:                    true,
+			PropagateRequestCancellation: true,
+			MaxRequestBodyBytes:          maxBody,
+			DisableLocalhostProtection:   true,
+		}),
+	}
 }
 
 // Addr is the address that the server listens on.
@@ -242,7 +253,7 @@ func (s *Server) stop() error {
 	gone := make(chan struct{})
 	go func() {
 		defer close(gone)
-		for ss := range s.mcp.Sessions() {
+		for ss := range s.sdk().mcp.Sessions() {
 			ss.Close()
 		}
 		s.requests.Wait()
@@ -258,7 +269,7 @@ func (s *Server) stop() error {
 
 // closeSession closes one session of the SDK. It returns when its calls have.
 func (s *Server) closeSession(id string) {
-	for ss := range s.mcp.Sessions() {
+	for ss := range s.sdk().mcp.Sessions() {
 		if ss.ID() == id {
 			ss.Close()
 		}

@@ -358,7 +358,7 @@ func (f *fixture) wantIdle(t *testing.T) {
 		for _, e := range r.exchanges {
 			n += len(e.running)
 		}
-		for range f.srv.mcp.Sessions() {
+		for range f.srv.sdk().mcp.Sessions() {
 			sdk++
 		}
 		if n+len(r.exchanges)+len(r.sessions)+r.lingering+f.srv.beats.streams.Len()+sdk == 0 {
