@@ -8,7 +8,7 @@ import (
 )
 
 // wheel writes the heartbeats of all streams from one goroutine. All have the same interval, so the list is in
-// the order in which they are due.
+// the order in which they are due. What is due soon is written too once it is awake: waking costs more than writing.
 type wheel struct {
 	every, within time.Duration
 	wake          chan struct{}
@@ -16,6 +16,8 @@ type wheel struct {
 	mu      sync.Mutex // guards streams and each stream's place
 	streams list.List  // of *stream
 }
+
+const soon = 25 // what part of the interval is soon
 
 func newWheel(every, within time.Duration) *wheel {
 	return &wheel{every: every, within: within, wake: make(chan struct{}, 1)}
@@ -53,7 +55,7 @@ func (h *wheel) next() (*stream, time.Duration) {
 	}
 	w := front.Value.(*stream)
 	now := time.Now()
-	if wait := w.due.Sub(now); wait > 0 {
+	if wait := w.due.Sub(now); wait > h.every/soon {
 		return nil, wait
 	}
 	w.due = now.Add(h.every)

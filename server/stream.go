@@ -196,6 +196,9 @@ func parseEvent(p []byte) (event, answers string) {
 // answered returns the id of the request that a message of the SDK answers. It reads no further than the result, which can
 // be long.
 func answered(msg []byte) (id string) {
+	if bytes.HasPrefix(msg, []byte(`{"jsonrpc":"2.0","method":`)) {
+		return "" // as every notification of the SDK begins
+	}
 	dec := json.NewDecoder(bytes.NewReader(msg))
 	if t, err := dec.Token(); err != nil || t != json.Delim('{') {
 		return ""

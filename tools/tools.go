@@ -67,6 +67,7 @@ type Options struct {
 // Tools serves one bottle. Its methods may be called concurrently.
 type Tools struct {
 	opts   Options
+	began  time.Time // for progressTick
 	log    *slog.Logger
 	proxy  *url.URL
 	client *http.Client // for list-egress-routes
@@ -108,6 +109,7 @@ func New(opts Options) (*Tools, error) {
 	}
 	t := &Tools{
 		opts:   opts,
+		began:  time.Now(),
 		log:    opts.Logger,
 		proxy:  proxy,
 		client: routesClient(proxy),

@@ -16,6 +16,7 @@ import (
 
 const (
 	progressEvery   = 15 * time.Second
+	progressTick    = time.Second      // progress is sent on the tick before it is due: waking up once for many calls costs half
 	progressTimeout = 10 * time.Second // for handing one notification to the transport
 	maxSeats        = 8                // calls of one session waiting for one proposal
 	openFresh       = progressEvery    // how old the list of open proposals may be for "ahead of you"
@@ -113,7 +114,7 @@ func (t *Tools) wait(ctx context.Context, req *mcp.CallToolRequest, f facts) (*m
 		}
 		step := time.Duration(0) // for ever
 		if token != nil {
-			step = progressEvery
+			step = progressEvery - (time.Since(t.began)+progressEvery)%progressTick
 		}
 		if hold > 0 {
 			left := hold - time.Since(start)

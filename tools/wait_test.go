@@ -46,6 +46,31 @@ func TestProgress(t *testing.T) {
 	})
 }
 
+func TestProgressOfManyIsSentTogether(t *testing.T) {
+	bubble(t, Options{}, func(t *testing.T, r *rig) {
+		var calls []<-chan reply
+		for i := range 9 {
+			calls = append(calls, r.asked("egress-block", args{"host": fmt.Sprintf("h%d.example", i), "justification": "x"}))
+			time.Sleep(100 * time.Millisecond)
+		}
+		time.Sleep(15*time.Second - 901*time.Millisecond)
+		if n := len(r.messages()); n != 9 {
+			t.Errorf("%d notifications just before 15 s, want the first of each", n)
+		}
+		time.Sleep(time.Millisecond)
+		synctest.Wait()
+		if n := len(r.messages()); n != 18 {
+			t.Errorf("%d notifications after 15 s, want two of each", n)
+		}
+		for e := range r.box.Mailbox.Entries(t.Context()) {
+			r.box.respond(t, e.Proposal.ID, queue.Response{Status: queue.Approved})
+		}
+		for _, c := range calls {
+			<-c
+		}
+	})
+}
+
 func TestHoldEndsAndAwaitGoesOn(t *testing.T) {
 	bubble(t, Options{}, func(t *testing.T, r *rig) {
 		start := time.Now()
