@@ -449,6 +449,18 @@ func (d *Dir) Entries(ctx context.Context) iter.Seq2[Entry, error] {
 	}
 }
 
+// Pending implements Mailbox.
+func (d *Dir) Pending() (n int) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, s := range d.open {
+		if s.resp == nil {
+			n++
+		}
+	}
+	return n
+}
+
 // Recent implements Mailbox. It knows when each answer went out without reading processed/, so its cost is that of
 // what it lists.
 func (d *Dir) Recent(ctx context.Context, since time.Time) iter.Seq2[Entry, error] {

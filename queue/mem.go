@@ -226,6 +226,17 @@ func (x *memMailbox) Entries(ctx context.Context) iter.Seq2[Entry, error] {
 	}
 }
 
+func (x *memMailbox) Pending() (n int) {
+	x.m.mu.Lock()
+	defer x.m.mu.Unlock()
+	for _, e := range x.b.listLocked() {
+		if e.Response == nil {
+			n++
+		}
+	}
+	return n
+}
+
 func yieldAll(all []Entry, yield func(Entry, error) bool) {
 	for _, e := range all {
 		if !yield(e, nil) {

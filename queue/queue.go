@@ -139,6 +139,9 @@ type Mailbox interface {
 	Wait(ctx context.Context, id ID) (Response, error)
 	// Entries lists what is not archived, oldest first: open, and answered but undelivered.
 	Entries(ctx context.Context) iter.Seq2[Entry, error]
+	// Pending counts open proposals without looking. It is never less than the number of those that Put stored, and is more
+	// while decisions have not been noticed.
+	Pending() int
 	// Recent lists archived pairs that were delivered at or after since, oldest first.
 	Recent(ctx context.Context, since time.Time) iter.Seq2[Entry, error]
 	// Archive records that the answer of id went out on a live call. Again is no error. Without a response: an error.

@@ -215,10 +215,13 @@ func (t *Tools) store(ctx context.Context, tool string, rec *record) (verdict, e
 
 // checkPending refuses one more proposal when too many are open.
 func (t *Tools) checkPending(ctx context.Context, tool string) error {
-	var open []string
 	t.mu.Lock()
 	saving := maps.Clone(t.saving)
 	t.mu.Unlock()
+	if t.opts.Mailbox.Pending()+len(saving) < t.opts.MaxPending {
+		return nil // and there is no need to look
+	}
+	var open []string
 	for e, err := range t.opts.Mailbox.Entries(ctx) {
 		switch {
 		case err != nil && errors.Is(err, queue.ErrBad):

@@ -51,6 +51,7 @@ func Run(t *testing.T, open func(t *testing.T) Backend) {
 		{"Archive", testArchive},
 		{"Recent", testRecent},
 		{"Order", testOrder},
+		{"Pending", testPending},
 		{"Bottles", testBottles},
 		{"Reopen", testReopen},
 		{"Closed", testClosed},
@@ -529,6 +530,35 @@ func testOrder(t *testing.T, b Backend) {
 			t.Errorf("the first entry is %s, want %s", e.Proposal.ID, want[0].Proposal.ID)
 		}
 		break // a caller may stop early
+	}
+}
+
+func testPending(t *testing.T, b Backend) {
+	m, in := openBoth(t, b)
+	var ps []queue.Proposal
+	for n := range 3 {
+		if got := m.Pending(); got != n {
+			t.Errorf("Pending = %d after %d proposals", got, n)
+		}
+		ps = append(ps, put(t, m, proposal()))
+	}
+	respond(t, in, response(ps[0].ID, queue.Approved))
+	if got := m.Pending(); got < 2 || got > 3 {
+		t.Errorf("Pending = %d right after one of three was decided, want 3, or 2", got)
+	}
+	collect(t, m.Entries(t.Context())) // looks
+	if got := m.Pending(); got != 2 {
+		t.Errorf("Pending = %d after one of three was decided, want 2", got)
+	}
+	if err := m.Archive(t.Context(), ps[0].ID); err != nil {
+		t.Fatal(err)
+	}
+	if got := m.Pending(); got != 2 {
+		t.Errorf("Pending = %d after it was archived, want 2", got)
+	}
+	m.Close()
+	if got := b.Mailbox(t, slug).Pending(); got != 2 {
+		t.Errorf("Pending = %d after reopening, want 2", got)
 	}
 }
 
