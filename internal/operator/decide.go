@@ -57,7 +57,7 @@ func (d *Desk) approve(ctx context.Context, ref Ref, dec Decision) (*Result, *Re
 		return nil, nil, fmt.Errorf("approving %s: %w: %s", ref, ErrBlocked, c.Blocked)
 	}
 	real := reals(c.plan)
-	unlockTargets, err := d.opts.Hand.Lock(ctx, real)
+	unlockTargets, err := d.lockFiles(ctx, ref, real)
 	if err != nil {
 		return nil, nil, fmt.Errorf("waiting for the files of %s: %w", ref, err)
 	}

@@ -608,15 +608,21 @@ func TestCrashAtEveryStep(t *testing.T) {
 	}
 }
 
-// TestCrashAndAnotherDecides: a command that was waiting for the bottle when another one died has looked for what is unfinished
-// before that. What it changes must not make the dead one's file look as if a person had edited it.
+// TestCrashAndAnotherDecides: a command that was waiting for the bottle, or for a file that two bottles share, when another one
+// died has looked for what is unfinished before that. What it changes must not make the dead one's file look as if a person had
+// edited it.
 func TestCrashAndAnotherDecides(t *testing.T) {
+	t.Run("same bottle", func(t *testing.T) { testCrashAndAnotherDecides(t, "web") })
+	t.Run("same file", func(t *testing.T) { testCrashAndAnotherDecides(t, "api") })
+}
+
+func testCrashAndAnotherDecides(t *testing.T, bottle string) {
 	for _, what := range []string{"approve", "undo"} {
 		for n := 1; ; n++ {
 			r := newRig(t)
-			first := r.put(egressFor("proxy.golang.org", "/"))
+			first := r.putFor(bottle)(egressFor("proxy.golang.org", "/"))
 			ref := r.put(egressFor("registry.npmjs.org", "/"))
-			second := r.put(egressFor("crates.io", "/"))
+			second := r.putFor(bottle)(egressFor("crates.io", "/"))
 			d, other := r.desk("ann@host"), r.desk("dan@host")
 			if _, err := r.approve(d, first); err != nil {
 				t.Fatal(err)

@@ -136,6 +136,74 @@ func (d *Desk) finishOthers(ctx context.Context, but Ref) error {
 	return nil
 }
 
+// finishWait is how long a bottle that shares a file with this one may be busy before its interrupted decision is left to it.
+const finishWait = 5 * time.Second
+
+// lockFiles locks what is about to be changed. What another bottle's interrupted decision holds of the same files is finished or
+// put back first: whoever has the locks and finds a claim on them knows that its process died. It needs ref's bottle's lock.
+func (d *Desk) lockFiles(ctx context.Context, ref Ref, real []string) (unlock func(), err error) {
+	for last := (Ref{}); ; {
+		if unlock, err = d.opts.Hand.Lock(ctx, real); err != nil {
+			return nil, err
+		}
+		left, err := d.claimOn(ref.Bottle, real)
+		if err == nil && left == (Ref{}) {
+			return unlock, nil
+		}
+		unlock() // finishing it takes its bottle's lock and then these
+		switch {
+		case err != nil:
+		case left == last:
+			err = fmt.Errorf("what was left of %s of bottle %s, which shares a file with this one, cannot be finished: decide that one first", left, left.Bottle)
+		default:
+			err = d.finishOf(ctx, left)
+		}
+		if err != nil {
+			return nil, err
+		}
+		last = left
+	}
+}
+
+// claimOn finds an unfinished change of one of the files by another bottle than but.
+func (d *Desk) claimOn(but string, real []string) (Ref, error) {
+	refs, err := d.store.unfinished()
+	if err != nil {
+		return Ref{}, err
+	}
+	for _, ref := range refs {
+		if ref.Bottle == but {
+			continue
+		}
+		rec, err := d.store.record(ref)
+		if err != nil {
+			return Ref{}, fmt.Errorf("looking for what was left of %s: %w", ref, err)
+		}
+		if rec != nil && rec.State == Claimed && slices.ContainsFunc(rec.Targets, func(t RecordTarget) bool { return slices.Contains(real, t.Real) }) {
+			return ref, nil
+		}
+	}
+	return Ref{}, nil
+}
+
+func (d *Desk) finishOf(ctx context.Context, ref Ref) error {
+	lctx, cancel := context.WithTimeout(ctx, finishWait)
+	unlock, err := d.store.lockBottle(lctx, ref.Bottle)
+	cancel()
+	if err != nil {
+		return fmt.Errorf("finishing what was left of %s of bottle %s, which shares a file with this one: %w", ref, ref.Bottle, err)
+	}
+	defer unlock()
+	done, err := d.recoverLocked(ctx, ref)
+	if err != nil {
+		return fmt.Errorf("finishing what was left of %s of bottle %s, which shares a file with this one: %w", ref, ref.Bottle, err)
+	}
+	if done != nil {
+		d.log.Info("recovered", "bottle", ref.Bottle, "id", ref.ID, "state", done.State)
+	}
+	return nil
+}
+
 func (d *Desk) reanswer(ctx context.Context, rec *Record, images []apply.Image) (*Recovered, error) {
 	ref := Ref{rec.Bottle, rec.ID}
 	err := d.answer(ctx, rec, images)

@@ -181,6 +181,29 @@ func (r *rig) putRaw(tool, file, why string) Ref {
 	return Ref{"web", p.ID}
 }
 
+// putFor is put for a bottle that shares its files with "web", or for that.
+func (r *rig) putFor(bottle string) func(payload.Payload, error) Ref {
+	if bottle == "web" {
+		return r.put
+	}
+	return func(p payload.Payload, err error) Ref {
+		r.t.Helper()
+		if err != nil {
+			r.t.Fatal(err)
+		}
+		box, err := queue.OpenDir(filepath.Join(r.root, bottle), queue.Options{Slug: bottle})
+		if err != nil {
+			r.t.Fatal(err)
+		}
+		defer box.Close()
+		prop := queue.Proposal{ID: queue.NewID(), Bottle: bottle, Tool: p.Tool, ProposedFile: p.Encode(), Justification: "the build needs it"}
+		if err := box.Put(r.t.Context(), prop); err != nil {
+			r.t.Fatal(err)
+		}
+		return Ref{bottle, prop.ID}
+	}
+}
+
 func egressFor(host string, paths ...string) (payload.Payload, error) {
 	return payload.NewEgress(payload.Route{Host: host, PathAllowlist: paths})
 }

@@ -97,7 +97,12 @@ func (d *Desk) restore(ctx context.Context, rec *Record, progress io.Writer) (ap
 		real = append(real, im.Real)
 	}
 	slices.Sort(real)
-	unlockTargets, err := d.opts.Hand.Lock(ctx, slices.Compact(real))
+	real = slices.Compact(real)
+	unlockTargets, err := d.lockFiles(ctx, Ref{rec.Bottle, rec.ID}, real)
+	if err != nil && ctx.Err() == nil {
+		d.log.Warn("undoing all the same", "bottle", rec.Bottle, "id", rec.ID, "err", err) // it takes authority away
+		unlockTargets, err = d.opts.Hand.Lock(ctx, real)
+	}
 	if err != nil {
 		return res, err
 	}
