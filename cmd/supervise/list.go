@@ -220,6 +220,9 @@ func (a *app) itemRow(it operator.Item, short string) row {
 	case operator.Deciding:
 		r.under = append(r.under, a.style.dim("being decided at this moment"))
 	}
+	if it.Blocked != "" {
+		r.under = append(r.under, a.style.warn("CANNOT BE APPROVED: ")+safetext.Line(firstLine(it.Blocked), 300))
+	}
 	if f := a.findingCodes(it.Findings); f != "" {
 		r.under = append(r.under, f)
 	}

@@ -107,8 +107,9 @@ type Item struct {
 	Findings  []Finding          `json:"findings"`
 	Danger    bool               `json:"danger"` // one of the findings is
 	State     State              `json:"state"`
-	Error     string             `json:"error,omitempty"` // why it failed, is stuck, or is bad; escaped
-	Retry     *Earlier           `json:"retry,omitempty"` // what was decided before on the same question
+	Error     string             `json:"error,omitempty"`   // why it failed, is stuck, or is bad; escaped
+	Blocked   string             `json:"blocked,omitempty"` // why it cannot be approved as things are, and the mend; escaped. A preview sees more than a list
+	Retry     *Earlier           `json:"retry,omitempty"`   // what was decided before on the same question
 	Abandoned bool               `json:"abandoned,omitempty"`
 }
 
@@ -153,7 +154,6 @@ type Preview struct {
 	Edited        safetext.Untrusted `json:"edited_file,omitempty"` // as the operator would apply it instead
 	Targets       []TargetView       `json:"targets"`
 	Unmanaged     []apply.Kind       `json:"unmanaged,omitempty"` // approving needs Decision.Unmanaged
-	Blocked       string             `json:"blocked,omitempty"`   // why it cannot be approved, and the mend
 	Digest        string             `json:"digest"`              // of all of this; what Approve wants
 	Decision      *Record            `json:"decision,omitempty"`  // when it is decided already
 }

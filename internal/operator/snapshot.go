@@ -50,6 +50,7 @@ type line struct {
 	key      string // canonical payload; "" if bad
 	bad      string // why it does not check
 	findings []Finding
+	blocked  string           // why its plan cannot be applied
 	basis    basis            // of findings; zero: none yet
 	asked    *payload.Payload // what was checked, until there are findings
 }
@@ -149,6 +150,7 @@ func (d *Desk) examine(ctx context.Context, bottle string, items []looked) {
 	for i := range items {
 		if items[i].l.bad == "" {
 			items[i].setFindings(items[i].l.findings)
+			items[i].Blocked = items[i].l.blocked
 		}
 	}
 }
@@ -185,6 +187,10 @@ func (d *Desk) glance(ctx context.Context, bottle string, items []*looked) {
 		}
 		d.cache.mu.Lock()
 		it.l.findings, it.l.basis, it.l.asked = f, basis{sum, now}, nil
+		it.l.blocked = ""
+		if err := plans[i].Blocked; err != nil {
+			it.l.blocked = safetext.Block(err.Error())
+		}
 		if d.cache.bases == nil {
 			d.cache.bases = map[question]basis{}
 		}

@@ -380,6 +380,9 @@ func stateWord(it, ghost *operator.Item, c *card) (string, style) {
 	if c != nil && c.failed != "" {
 		return "NOT DONE", danger
 	}
+	if it.Blocked != "" {
+		return "BLOCKED", warn
+	}
 	if it.Retry != nil && !it.Danger {
 		return "again:", warn
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"regexp"
 	"runtime"
 	"slices"
 	"strings"
@@ -34,6 +35,18 @@ func TestApproveActsOnWhatIsShown(t *testing.T) {
 		r.wantCalls() // no key acts on what is decided, nor on its neighbour
 		r.press("j", "a")
 		r.wantCalls("approve three " + digest(1))
+	})
+}
+
+func TestBlockedIsSaidInTheInbox(t *testing.T) {
+	blocked := routeAsk(2, "two", "b.example.com", "/b/")
+	blocked.Blocked = "egress file /x/routes.yaml: there is no directory /x: create it, or correct supervise.yaml"
+	start(t, 120, 40, newDesk(routeAsk(3, "one", "a.example.com", "/a/"), blocked), func(r *rig) {
+		if got := regexp.MustCompile(`BLOCKED .*`).FindAllString(r.screen(), -1); len(got) != 1 || !strings.Contains(got[0], "b.example.com") {
+			t.Errorf("BLOCKED stands before %q, want only b.example.com:\n%s", got, r.screen())
+		}
+		r.press("j")
+		r.wantScreen("there is no directory /x")
 	})
 }
 

@@ -165,7 +165,7 @@ func revision(s *operator.Snapshot, seq int64) string {
 	}
 	for i := range s.Items {
 		it := &s.Items[i]
-		put(it.Bottle, string(it.ID), it.Tool, it.Summary.Raw(), string(it.Connected), string(it.State), it.Error, strconv.FormatBool(it.Abandoned))
+		put(it.Bottle, string(it.ID), it.Tool, it.Summary.Raw(), string(it.Connected), string(it.State), it.Error, it.Blocked, strconv.FormatBool(it.Abandoned))
 		for _, f := range it.Findings {
 			put(f.Code, string(f.Level), f.Text, f.Evidence.Raw())
 		}

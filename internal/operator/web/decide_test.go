@@ -216,8 +216,9 @@ func TestUnmanaged(t *testing.T) {
 func TestBlocked(t *testing.T) {
 	r := newRig(t)
 	c := r.client()
-	ref := r.put(withPaths("a.example.com"))
 	r.write("web", "egress/routes.yaml", "routes: [")
+	ref := r.put(withPaths("a.example.com"))
+	c.get("/").want(200, "cannot be approved")
 	page := c.get(path(ref)).want(200, "This cannot be approved")
 	if page.byID("approve") != nil {
 		t.Error("there is a button that approves it")

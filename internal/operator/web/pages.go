@@ -46,6 +46,7 @@ type inboxRow struct {
 	Tool      string
 	Summary   safetext.Untrusted
 	State     operator.State
+	Blocked   string // why it cannot be approved; escaped
 	Connected operator.Connected
 	Danger    bool
 	Retry     *operator.Earlier
@@ -151,7 +152,7 @@ func groupBy(name string) func(*operator.Item) string {
 
 func rowOf(v view, it operator.Item) inboxRow {
 	row := inboxRow{
-		Ref: it.Ref, Bottle: it.Bottle, ID: it.ID, Tool: it.Tool, Summary: it.Summary, State: it.State, Connected: it.Connected, Danger: it.Danger,
+		Ref: it.Ref, Bottle: it.Bottle, ID: it.ID, Tool: it.Tool, Summary: it.Summary, State: it.State, Blocked: it.Blocked, Connected: it.Connected, Danger: it.Danger,
 		Retry: it.Retry, ArrivedAt: it.ArrivedAt, Now: v.age(it),
 	}
 	for _, f := range it.Findings {
