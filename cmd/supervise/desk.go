@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -24,6 +26,7 @@ type desk struct {
 	without string // where no configuration was found; "" when there is one
 	inbox   queue.Inbox
 	targets func(bottle string) config.Bottle
+	named   []string // bottles that the configuration names
 	notify  config.Notify
 }
 
@@ -126,7 +129,7 @@ func (a *app) openDeskVia(via string) (*desk, error) {
 	if err != nil {
 		return nil, errors.Join(err, inbox.Close())
 	}
-	return &desk{Desk: d, root: root, without: a.without(host), inbox: inbox, targets: host.For, notify: host.Notify}, nil
+	return &desk{Desk: d, root: root, without: a.without(host), inbox: inbox, targets: host.For, named: slices.Collect(maps.Keys(host.Bottles)), notify: host.Notify}, nil
 }
 
 // rootDir finds where the mailboxes are. A root that somebody named must be there; the default one is made.

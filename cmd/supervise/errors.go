@@ -97,7 +97,7 @@ var rules = []rule{
 		return explained{exit: exitError, code: "danger", hint: "read them with supervise show " + e.Ref.String() + "; if you mean it: --accept " + codes(e.Findings), detail: e.Findings}
 	}),
 	as(func(e *operator.UnmanagedError) explained {
-		return explained{exit: exitError, code: "unmanaged", hint: "name its file in supervise.yaml, or make the change by hand and approve with --unmanaged", detail: e.Kinds}
+		return explained{exit: exitError, code: "unmanaged", hint: "name its file in supervise.yaml (supervise bottle list shows what that names), or make the change by hand and approve with --unmanaged", detail: e.Kinds}
 	}),
 	as(func(e *operator.InTheWayError) explained {
 		return explained{exit: exitError, code: "in-the-way", detail: e.File}
