@@ -1,6 +1,7 @@
 package web
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
@@ -12,6 +13,7 @@ import (
 	"time"
 
 	"github.com/bot-bottle/supervise/internal/operator"
+	"github.com/bot-bottle/supervise/queue"
 )
 
 // LinkLife is how long a sign-in link is good.
@@ -222,7 +224,11 @@ func (s *Server) signedIn(next http.Handler) http.Handler {
 		touch := r.Header.Get(live) == "" && r.URL.Path != "/events"
 		ses := s.auth.session(s.auth.cookie(r), r.Host, touch)
 		if ses == nil {
-			s.render(w, r, http.StatusUnauthorized, "signin", signInPage{page: page{Title: "Sign in"}})
+			p := signInPage{page: page{Title: "Sign in"}}
+			if r.Method == http.MethodGet {
+				p.To = onward(r.URL.Path)
+			}
+			s.render(w, r, http.StatusUnauthorized, "signin", p)
 			return
 		}
 		keep(r)
@@ -233,7 +239,20 @@ func (s *Server) signedIn(next http.Handler) http.Handler {
 type signInPage struct {
 	page
 	Token string // of the link that was followed
+	To    string // where to go then: a proposal's page, as a notification links to it, or "", the inbox
 	Error string
+}
+
+// onward returns p if it is the path of a proposal's page, else "".
+func onward(p string) string {
+	parts := strings.Split(p, "/") // "", "p", bottle, id
+	if len(parts) != 4 || parts[0] != "" || parts[1] != "p" || queue.CheckSlug(parts[2]) != nil {
+		return ""
+	}
+	if _, err := queue.ParseID(parts[3]); err != nil {
+		return ""
+	}
+	return p
 }
 
 // getSignIn only shows a form: a link that is fetched for a preview, or twice, spends nothing.
@@ -247,7 +266,7 @@ func (s *Server) postSignIn(w http.ResponseWriter, r *http.Request) {
 	}
 	cookie, wait, ok := s.auth.signIn(cleanToken(r.PostForm.Get("token")), clientAddr(r), r.Host)
 	if !ok {
-		p := signInPage{page: page{Title: "Sign in"}, Error: "This link was used already, or is too old, or is not one of this desk."}
+		p := signInPage{page: page{Title: "Sign in"}, To: onward(r.PostForm.Get("to")), Error: "This link was used already, or is too old, or is not one of this desk."}
 		status := http.StatusForbidden
 		if wait > 0 {
 			status = http.StatusTooManyRequests
@@ -260,7 +279,7 @@ func (s *Server) postSignIn(w http.ResponseWriter, r *http.Request) {
 	}
 	s.log.Info("signed in")
 	s.setCookie(w, r, cookie, int(s.opts.Lifetime/time.Second))
-	http.Redirect(w, r, "/", http.StatusSeeOther)
+	http.Redirect(w, r, cmp.Or(onward(r.PostForm.Get("to")), "/"), http.StatusSeeOther)
 }
 
 func (s *Server) setCookie(w http.ResponseWriter, r *http.Request, value string, maxAge int) {

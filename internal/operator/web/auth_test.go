@@ -103,6 +103,31 @@ func TestCookie(t *testing.T) {
 	}
 }
 
+// TestSignInLeadsToTheProposal: a notification's link is followed in a browser that is not signed in.
+func TestSignInLeadsToTheProposal(t *testing.T) {
+	s := web.New(web.Options{Desk: idle{}, URL: base})
+	const proposal = "/p/web/0197f3b2-6d1e-7c3a-9b58-3f6f0a2c4d1e"
+	hidden := func(path string) bool {
+		b, err := io.ReadAll(ask(s, "GET", path, "").Body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return strings.Contains(string(b), `name="to" value="`+path+`"`)
+	}
+	if !hidden(proposal) || hidden("/history") || hidden("/") {
+		t.Error("the form should lead on to a proposal, and to nothing else")
+	}
+	for to, want := range map[string]string{
+		proposal: proposal, "": "/", "https://evil.example/": "/", "//evil.example/p/web/0197f3b2-6d1e-7c3a-9b58-3f6f0a2c4d1e": "/",
+		`/\evil.example`: "/", "/out": "/", proposal + "/approve": "/", proposal + "?x": "/", "/p/../0197f3b2-6d1e-7c3a-9b58-3f6f0a2c4d1e": "/",
+	} {
+		resp := ask(s, "POST", "/in", "token="+token(s)+"&to="+url.QueryEscape(to))
+		if got := resp.Header.Get("Location"); resp.StatusCode != http.StatusSeeOther || got != want {
+			t.Errorf("to %q: %s to %q, want %q", to, resp.Status, got, want)
+		}
+	}
+}
+
 func TestLinkIsGoodOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := web.New(web.Options{Desk: idle{}, URL: base})
