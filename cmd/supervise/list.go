@@ -2,6 +2,9 @@ package main
 
 import (
 	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -132,6 +135,9 @@ func (a *app) list(d *desk, s *operator.Snapshot, all bool) error {
 		if err := a.printf("Nothing to decide. Looked at %s under %s.\n", count(len(s.Bottles), "bottle"), d.root); err != nil {
 			return err
 		}
+		if !used(d.root, s.Bottles) {
+			a.say("no sidecar has ever used one of these directories: is this where the mailboxes are?")
+		}
 	}
 	if len(t.rows) == 0 && d.without != "" {
 		if err := a.printf("%s\n", a.style.dim("There is "+d.without+"; --config names one.")); err != nil {
@@ -142,6 +148,14 @@ func (a *app) list(d *desk, s *operator.Snapshot, all bool) error {
 		return a.printf("%s\n", a.style.dim(fmt.Sprintf("%s not shown, since nobody has waited for 72 hours: supervise list --all%s", count(folded, "abandoned proposal"), a.again())))
 	}
 	return nil
+}
+
+// used tells whether one of the directories was ever a mailbox: a sidecar leaves its lock.
+func used(root string, bottles []string) bool {
+	return slices.ContainsFunc(bottles, func(slug string) bool {
+		_, err := os.Lstat(filepath.Join(root, slug, ".lock"))
+		return err == nil
+	})
 }
 
 // unread is the error of an inbox that looks empty and may not be: nil if all that matters could be read.
