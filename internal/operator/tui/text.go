@@ -203,9 +203,13 @@ func split(s string, w int) (head, tail string) {
 	return s[:n], s[n:]
 }
 
-// wrap breaks one line of steady text into pieces of at most w cells, at spaces where words is set and one is near enough.
+// wrap breaks one line of steady text into pieces of at most w cells, at spaces where words is set and one is near enough. What
+// stands behind very many spaces is not pushed out of sight by them.
 func wrap(s string, w int, words bool) []string {
 	w = max(w, 4)
+	if few := safetext.Spaces(s); few != s {
+		s = steady(few)
+	}
 	var out []string
 	for {
 		head, tail := split(s, w)

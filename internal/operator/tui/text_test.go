@@ -49,6 +49,7 @@ func TestWrap(t *testing.T) {
 		{"one two three", 8, false, []string{"one two ", "three"}},
 		{"  one two", 8, false, []string{"  one tw", "o"}},
 		{"世界世界世", 6, false, []string{"世界世", "界世"}},
+		{"FROM a" + strings.Repeat(" ", 6000) + "&& b", 80, false, []string{"FROM a␠×6000␠&& b"}},
 	} {
 		if diff := cmp.Diff(tt.want, wrap(tt.in, tt.w, tt.words)); diff != "" {
 			t.Errorf("wrap(%q, %d, %v) (-want +got):\n%s", tt.in, tt.w, tt.words, diff)
