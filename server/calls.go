@@ -52,6 +52,9 @@ func (s *Server) call(ctx context.Context, method string, req mcp.Request, next 
 	defer s.calls.finish(e, c)
 	defer context.AfterFunc(s.life, func() { cancel(context.Cause(s.life)) })()
 
+	if p, ok := req.GetParams().(*mcp.CallToolParamsRaw); ok && p != nil && p.Meta != nil {
+		p.Meta = slim(map[string]any(p.Meta)).(map[string]any)
+	}
 	ss, _ := req.GetSession().(*mcp.ServerSession)
 	return next(tools.WithCall(ctx, &tools.Call{
 		Client:      client(ss, req),
@@ -59,6 +62,24 @@ func (s *Server) call(ctx context.Context, method string, req mcp.Request, next 
 		OnDelivered: func(f func() (then func())) { s.calls.onDelivered(e, f) },
 		Holding:     func() { keep(e.post.ctx); e.post.hold() },
 	}), method, req)
+}
+
+// slim copies the objects in a JSON value. The SDK's decoder makes each with room for 64 fields, 2.6 KiB, and a held call keeps
+// the three or more that its _meta has.
+func slim(v any) any {
+	switch v := v.(type) {
+	case map[string]any:
+		out := make(map[string]any, len(v))
+		for key, field := range v {
+			out[key] = slim(field)
+		}
+		return out
+	case []any:
+		for i, e := range v {
+			v[i] = slim(e)
+		}
+	}
+	return v
 }
 
 // client names the caller: clientInfo's name (of initialize, or since 2026-07-28 of the request), else the first
