@@ -31,9 +31,20 @@ const (
 
 // ServeHTTP is the whole HTTP surface: POST to any path is MCP; so are GET for an event stream, and DELETE, of a
 // session; /health and /ready; nothing else.
+//
+// It is shallow: a held call keeps this frame, and the runtime shrinks a stack of 16 KiB only when less than 4 are in use, which
+// with the frames of net/http and the SDK is a near thing.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s.requests.Add(1)
 	defer s.requests.Done()
+	if q := s.enter(w, r); q != nil {
+		defer q.leave()
+		q.handler.ServeHTTP(q.out, q.r)
+	}
+}
+
+// enter answers what is not for the SDK, and returns the rest.
+func (s *Server) enter(w http.ResponseWriter, r *http.Request) *request {
 	// A body comes within its time or the connection goes. net/http clears the deadline before the next request.
 	rc := http.NewResponseController(w)
 	rc.SetReadDeadline(time.Now().Add(s.opts.Timings.ReadBody)) // an error means that there is no connection, as in a test
@@ -42,28 +53,28 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if wrong := s.hosts.check(r); wrong != "" {
 		s.log.Warn("refused: unknown Host or Origin", "host", safetext.Line(r.Host, 100))
 		http.Error(w, wrong, http.StatusForbidden)
-		return
+		return nil
 	}
 	isGet := r.Method == http.MethodGet
 	switch {
 	case isGet && r.URL.Path == "/health":
 		io.WriteString(w, "ok\n")
-		return
+		return nil
 	case isGet && r.URL.Path == "/ready":
 		s.ready(w)
-		return
+		return nil
 	}
 	if !s.authorized(r) {
 		w.Header().Set("WWW-Authenticate", `Bearer realm="supervise"`)
 		http.Error(w, "send 'Authorization: Bearer TOKEN' with the token that the sidecar has as SUPERVISE_TOKEN", http.StatusUnauthorized)
-		return
+		return nil
 	}
 	hasSession := r.Header.Get(sessionHeader) != ""
 	switch {
 	case r.Method == http.MethodPost,
 		isGet && (hasSession || acceptsEvents(r)),
 		r.Method == http.MethodDelete && hasSession:
-		s.serveMCP(w, r, rc)
+		return s.enterMCP(w, r, rc)
 	case isGet:
 		w.Header().Set("Allow", "POST")
 		http.Error(w, "use POST for MCP requests", http.StatusMethodNotAllowed)
@@ -71,6 +82,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Allow", "POST, GET, DELETE")
 		http.Error(w, "use POST for MCP requests, and DELETE only with "+sessionHeader, http.StatusMethodNotAllowed)
 	}
+	return nil
 }
 
 func acceptsEvents(r *http.Request) bool {
@@ -143,40 +155,68 @@ func badID(msgs []message) json.RawMessage {
 	return nil
 }
 
-// serveMCP hands a request to the right one of the SDK's handlers and looks after what the SDK does not.
-func (s *Server) serveMCP(w http.ResponseWriter, r *http.Request, rc *http.ResponseController) {
+// request is one for the SDK. Its leave must follow.
+type request struct {
+	s       *Server
+	handler http.Handler // of the SDK
+	out     *stream
+	r       *http.Request
+	weight  int64  // of its body
+	streams bool   // it is counted among the streams
+	after   func() // what else is to be done at its end; may be nil
+}
+
+func (q *request) leave() {
+	if q.after != nil {
+		q.after()
+	}
+	q.out.end()
+	q.out.drop(nil)
+	q.release()
+}
+
+func (q *request) release() {
+	if q.streams {
+		q.s.streams.Add(-1)
+	}
+	q.s.bodies.give(q.weight)
+}
+
+// enterMCP chooses the right one of the SDK's handlers for a request and looks after what the SDK does not.
+func (s *Server) enterMCP(w http.ResponseWriter, r *http.Request, rc *http.ResponseController) *request {
 	if s.draining.Load() {
 		w.Header().Set("Retry-After", "5")
 		http.Error(w, "shutting down; try again in a few seconds", http.StatusServiceUnavailable)
-		return
+		return nil
 	}
 	msgs, weight, ok := s.admit(w, r, rc)
-	defer s.bodies.give(weight)
+	q := &request{s: s, weight: weight}
 	if !ok {
-		return
+		q.release()
+		return nil
 	}
 	if r.Method == http.MethodGet || slices.ContainsFunc(msgs, func(m message) bool { return m.Method == "subscriptions/listen" }) {
-		defer s.streams.Add(-1)
+		q.streams = true
 		if s.streams.Add(1) > maxStreams {
 			refuseStream(w)
-			return
+			q.release()
+			return nil
 		}
 		keep(r.Context())
 	}
-	handler := s.route(r, msgs)
+	q.handler = s.route(r, msgs)
 	ctx, drop := context.WithCancelCause(r.Context())
-	defer drop(nil)
-	out := &stream{rw: w, rc: rc, ctx: ctx, drop: drop, beats: s.beats, within: s.opts.Timings.Write}
-	defer out.end()
-	r = r.WithContext(ctx)
+	q.out = &stream{rw: w, rc: rc, ctx: ctx, drop: drop, beats: s.beats, within: s.opts.Timings.Write}
+	q.r = r.WithContext(ctx)
 	switch r.Method {
 	case http.MethodPost:
-		s.servePost(out, r, handler, msgs)
+		q.post(msgs)
 	case http.MethodGet:
-		s.serveGet(out, r, handler)
+		q.get()
 	case http.MethodDelete:
-		s.serveDelete(out, r, handler)
+		q.delete()
 	}
+	return q
 }
 
 // admit reads a request's body, puts a copy in its place and tells what is in it, or refuses the request. The weight is to be given
@@ -239,21 +279,20 @@ func (s *Server) route(r *http.Request, msgs []message) http.Handler {
 	return s.sdk().stateful
 }
 
-func (s *Server) servePost(out *stream, r *http.Request, handler http.Handler, msgs []message) {
-	e := newExchange(out, msgs)
-	out.sent = func(event, answers string) { s.calls.sent(e, event, answers) }
-	r.Header.Set(keyHeader, e.key)
-	s.calls.post(e, r.Header.Get(sessionHeader))
+func (q *request) post(msgs []message) {
+	s, e := q.s, newExchange(q.out, msgs)
+	q.out.sent = func(event, answers string) { s.calls.sent(e, event, answers) }
+	q.r.Header.Set(keyHeader, e.key)
+	s.calls.post(e, q.r.Header.Get(sessionHeader))
 	// Without a session the SDK's handler returns only when the call has, so a hang-up must reach the call first.
-	stop := context.AfterFunc(out.ctx, func() { s.calls.hungUp(e) })
-	defer func() {
+	stop := context.AfterFunc(q.out.ctx, func() { s.calls.hungUp(e) })
+	q.after = func() {
 		stop()
-		s.calls.leave(nil, e, out.end())
+		s.calls.leave(nil, e, q.out.end())
 		if e.opened != "" && !s.hasSession(e.opened) {
 			s.calls.forget(e.opened)
 		}
-	}()
-	handler.ServeHTTP(out, r)
+	}
 }
 
 func newExchange(out *stream, msgs []message) *exchange {
@@ -269,25 +308,24 @@ func newExchange(out *stream, msgs []message) *exchange {
 	return e
 }
 
-func (s *Server) serveDelete(out *stream, r *http.Request, handler http.Handler) {
-	sessionID := r.Header.Get(sessionHeader)
-	release, cancel := context.WithTimeout(r.Context(), s.opts.Timings.Drain)
+func (q *request) delete() {
+	sessionID := q.r.Header.Get(sessionHeader)
+	release, cancel := context.WithTimeout(q.r.Context(), q.s.opts.Timings.Drain)
 	defer cancel()
-	s.calls.release(release, sessionID)
-	handler.ServeHTTP(out, r)
-	s.calls.forget(sessionID)
+	q.s.calls.release(release, sessionID)
+	q.after = func() { q.s.calls.forget(sessionID) }
 }
 
-func (s *Server) serveGet(out *stream, r *http.Request, handler http.Handler) {
-	sess, e := s.calls.get(r.Header.Get(sessionHeader), r.Header.Get(eventHeader))
+func (q *request) get() {
+	sess, e := q.s.calls.get(q.r.Header.Get(sessionHeader), q.r.Header.Get(eventHeader))
 	if e != nil {
-		out.sent = func(event, answers string) { s.calls.sent(e, event, answers) }
+		q.out.sent = func(event, answers string) { q.s.calls.sent(e, event, answers) }
 	}
-	defer func() {
-		out.end()
-		s.calls.leave(sess, e, false) // a refused GET leaves the exchange as it was
-	}()
-	handler.ServeHTTP(out, r.WithContext(context.WithValue(r.Context(), resumeKey{}, out)))
+	q.r = q.r.WithContext(context.WithValue(q.r.Context(), resumeKey{}, q.out))
+	q.after = func() {
+		q.out.end()
+		q.s.calls.leave(sess, e, false) // a refused GET leaves the exchange as it was
+	}
 }
 
 func (s *Server) hasSession(id string) bool {
