@@ -14,6 +14,7 @@ import (
 type fakeHeap struct {
 	mu    sync.Mutex
 	live  uint64
+	pool  uint64 // what a sync.Pool keeps over one collection more
 	now   heap
 	freed int
 }
@@ -28,7 +29,9 @@ func (h *fakeHeap) free() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.freed++
-	h.now.live, h.now.held = h.live, h.live
+	h.now.live = h.live + h.pool
+	h.now.held = h.now.live
+	h.pool = 0
 }
 
 func (h *fakeHeap) allocate(n, live uint64) {
@@ -58,17 +61,23 @@ func TestTrim(t *testing.T) {
 			{1, 40, 9, 1, "waiting takes a little"},
 			{1, 40, 3, 2, "which piles up"},
 			{100, 1, 5, 2, "the crowd is answered"},
-			{0, 1, 3, 3, "the crowd has gone"},
-			{0, 1, 1000, 3, "nothing happens"},
+			{0, 1, 3, 5, "the crowd has gone, and its buffers go with the second collection; the third finds no more"},
+			{0, 1, 1000, 5, "nothing happens"},
 		} {
 			for range step.ticks {
 				h.allocate(step.each*mib, step.live*mib)
+				if step.each == 100 && step.live == 1 {
+					h.pool = 10 * mib // of connections that are gone
+				}
 				time.Sleep(every)
 				synctest.Wait()
 			}
 			if h.freed != step.freed {
 				t.Errorf("%s: freed %d times, want %d", step.why, h.freed, step.freed)
 			}
+		}
+		if got := h.look(); got.live != mib || got.held != mib {
+			t.Errorf("in the end %d bytes are in use and %d held, want 1 MiB", got.live, got.held)
 		}
 		stop()
 		synctest.Wait()
