@@ -557,7 +557,9 @@ func testPending(t *testing.T, b Backend) {
 		t.Errorf("Pending = %d after it was archived, want 2", got)
 	}
 	m.Close()
-	if got := b.Mailbox(t, slug).Pending(); got != 2 {
+	again := b.Mailbox(t, slug)
+	defer again.Close()
+	if got := again.Pending(); got != 2 {
 		t.Errorf("Pending = %d after reopening, want 2", got)
 	}
 }
