@@ -545,3 +545,30 @@ func openFiles(t *testing.T) int {
 	}
 	return len(names(t, "/proc/self/fd"))
 }
+
+// TestPendingIsNeverTooFew: looks at the directory, which go on all the time, lose nothing that is stored meanwhile.
+func TestPendingIsNeverTooFew(t *testing.T) {
+	d, err := OpenDir(filepath.Join(t.TempDir(), "web"), Options{Slug: "web"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	ctx, stop := context.WithCancel(t.Context())
+	var looking sync.WaitGroup
+	looking.Go(func() {
+		for ctx.Err() == nil {
+			for range d.Entries(ctx) {
+			}
+		}
+	})
+	defer looking.Wait()
+	defer stop()
+	for i := range 300 {
+		if err := d.Put(t.Context(), Proposal{ID: NewID(), Bottle: "web", Tool: "pipelock-block", ProposedFile: "https://example.com/\n", Justification: "x"}); err != nil {
+			t.Fatal(err)
+		}
+		if got := d.Pending(); got < i+1 {
+			t.Fatalf("Pending = %d after %d proposals", got, i+1)
+		}
+	}
+}

@@ -382,12 +382,12 @@ func (l *dirLoop) lookOnce() (news bool, err error) {
 	if info, err := l.box.dir.Stat(); err == nil {
 		l.modTime = info.ModTime()
 	}
+	v := l.newView() // before the names, or what is stored between the two would be known and look gone
 	names, flooded, err := l.box.list()
 	if err != nil {
 		return false, err
 	}
-	l.names = len(names)
-	v := l.newView(flooded)
+	l.names, v.flooded = len(names), flooded
 	answered := make(map[ID]bool, len(v.known))
 	for _, name := range names {
 		stem, role := cutRole(name)

@@ -24,11 +24,11 @@ type view struct {
 	news     bool
 }
 
-func (l *dirLoop) newView(flooded bool) *view {
+func (l *dirLoop) newView() *view {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	v := &view{
-		dirLoop: l, known: maps.Clone(l.open), knownBad: l.Dir.bad, flooded: flooded,
+		dirLoop: l, known: maps.Clone(l.open), knownBad: l.Dir.bad,
 		waited: make(map[ID]bool, len(l.waiters)),
 		open:   make(map[ID]*standing, len(l.open)+8), bad: map[string]*badName{}, orphans: map[ID]seen{},
 		answers: map[ID]Response{}, failed: map[ID]error{},
