@@ -176,8 +176,9 @@ func (d *Desk) claimOn(but string, real []string) (Ref, error) {
 			continue
 		}
 		rec, err := d.store.record(ref)
-		if err != nil {
-			return Ref{}, fmt.Errorf("looking for what was left of %s: %w", ref, err)
+		if err != nil { // Recover reports it; it is no reason to decide nothing for any other bottle
+			d.log.Warn("looking for what was left", "bottle", ref.Bottle, "id", ref.ID, "err", err)
+			continue
 		}
 		if rec != nil && rec.State == Claimed && slices.ContainsFunc(rec.Targets, func(t RecordTarget) bool { return slices.Contains(real, t.Real) }) {
 			return ref, nil
