@@ -150,11 +150,13 @@ func (a *app) list(d *desk, s *operator.Snapshot, all bool) error {
 	return nil
 }
 
-// used tells whether one of the directories was ever a mailbox: a sidecar leaves its lock.
+// used tells whether one of the directories was ever a mailbox: a sidecar leaves its lock, or at least an archive.
 func used(root string, bottles []string) bool {
 	return slices.ContainsFunc(bottles, func(slug string) bool {
-		_, err := os.Lstat(filepath.Join(root, slug, ".lock"))
-		return err == nil
+		return slices.ContainsFunc([]string{".lock", "processed"}, func(name string) bool {
+			_, err := os.Lstat(filepath.Join(root, slug, name))
+			return err == nil
+		})
 	})
 }
 
