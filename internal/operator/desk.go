@@ -122,6 +122,13 @@ type Earlier struct {
 	By     string             `json:"by"`
 }
 
+// Trail tells what the desks of a root have written last. While it is the same, what Show and History say is too, if Saved was a
+// moment ago already: two records saved within one tick of the file system's clock have one time.
+type Trail struct {
+	Seq   int64     // of the ledger's newest line
+	Saved time.Time // when a record was saved last
+}
+
 // Problem is something wrong with a mailbox or a file in it, reported and skipped.
 type Problem struct {
 	Bottle string             `json:"bottle"`
@@ -312,6 +319,7 @@ var _ interface {
 	Audit(ctx context.Context, head string) (*AuditReport, error)
 	Recover(ctx context.Context) ([]Recovered, error)     // finishes or puts back what was interrupted
 	Changes(ctx context.Context) (<-chan struct{}, error) // "look now"; closed when ctx ends
+	Trail(ctx context.Context) (Trail, error)             // for whoever looks again, since Changes does not tell of the desk's own files
 	Run(ctx context.Context) error                        // long-running desks: recovers every 5 s until ctx ends
 	Forget(ctx context.Context, bottle string) error      // removes a bottle's mailbox; its records and the ledger stay
 } = (*Desk)(nil)

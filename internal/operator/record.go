@@ -297,6 +297,27 @@ func (s *store) save(r *Record) error {
 	return nil
 }
 
+// saved is when a file was last put under its name, or taken away, among the records. Hints that are kept beside them count too.
+func (s *store) saved() (last time.Time, _ error) {
+	root, err := s.at()
+	if err != nil {
+		return last, fmt.Errorf("looking at the records: %w", err)
+	}
+	entries, err := fs.ReadDir(root.FS(), ".")
+	if err != nil {
+		return last, fmt.Errorf("looking at the records: %w", err)
+	}
+	for _, e := range entries {
+		if queue.CheckSlug(e.Name()) != nil || !e.IsDir() {
+			continue
+		}
+		if info, err := e.Info(); err == nil && info.ModTime().After(last) { // one that is gone has no records
+			last = info.ModTime()
+		}
+	}
+	return last, nil
+}
+
 // backup keeps a target's bytes and returns the name that record keeps.
 func (s *store) backup(r *Record, im apply.Image) (string, error) {
 	if err := s.before("backup " + string(im.Kind)); err != nil {

@@ -337,6 +337,20 @@ func (d *Desk) Changes(ctx context.Context) (<-chan struct{}, error) {
 	return d.opts.Inbox.Changes(ctx)
 }
 
+// Trail is cheap: it reads the end of the ledger, and looks at one directory a bottle.
+func (d *Desk) Trail(ctx context.Context) (Trail, error) {
+	var t Trail
+	for e, err := range d.History(ctx, HistoryFilter{Limit: 1}) {
+		if err != nil {
+			return t, err
+		}
+		t.Seq = e.Seq
+	}
+	saved, err := d.store.saved()
+	t.Saved = saved
+	return t, err
+}
+
 // Forget removes a bottle's mailbox, with what is open in it. Records and ledger stay.
 func (d *Desk) Forget(ctx context.Context, bottle string) error {
 	unlock, err := d.store.lockBottle(ctx, bottle)

@@ -31,6 +31,8 @@ func (idle) History(context.Context, operator.HistoryFilter) iter.Seq2[operator.
 	return func(func(operator.LedgerEntry, error) bool) {}
 }
 
+func (idle) Trail(context.Context) (operator.Trail, error) { return operator.Trail{}, nil }
+
 func (idle) Changes(ctx context.Context) (<-chan struct{}, error) {
 	ch := make(chan struct{})
 	context.AfterFunc(ctx, func() { close(ch) })

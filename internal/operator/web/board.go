@@ -15,10 +15,11 @@ import (
 )
 
 const (
-	lookEvery = 2 * time.Second       // for what no mailbox tells, as an undo elsewhere
-	oldest    = 15 * time.Second      // a snapshot nothing was seen to change since: findings and presence age
-	pace      = 40 * time.Millisecond // between two looks, so that a burst is one
-	behind    = time.Second           // how old a snapshot may be shown while run is about to look: the page's script hears of the new one
+	lookEvery = 2 * time.Second        // for what no mailbox tells, as an undo elsewhere
+	settling  = 100 * time.Millisecond // how old the last record must be: its like may have been saved after it was looked at
+	oldest    = 15 * time.Second       // a snapshot nothing was seen to change since: findings and presence age
+	pace      = 40 * time.Millisecond  // between two looks, so that a burst is one
+	behind    = time.Second            // how old a snapshot may be shown while run is about to look: the page's script hears of the new one
 )
 
 // board keeps one snapshot for all pages, and tells their streams when it changes. What a page shows may be some
@@ -38,7 +39,7 @@ type board struct {
 	dirty    bool                     // guarded by mu: something may have changed since snap was begun
 	decided  bool                     // guarded by mu: a verb of ours has changed something since
 	watching bool                     // guarded by mu: changes are being told
-	seq      int64                    // guarded by mu: of the newest ledger line when snap was begun
+	trail    trail                    // guarded by mu: when snap was begun
 	subs     map[chan update]struct{} // guarded by mu
 }
 
@@ -55,6 +56,16 @@ type arrival struct {
 	Text   string `json:"text"` // escaped and short
 	Danger bool   `json:"danger"`
 	URL    string `json:"url"`
+}
+
+// trail is what the desks had written, and whether that was a while ago.
+type trail struct {
+	operator.Trail
+	settled bool
+}
+
+func (t trail) equal(u trail) bool {
+	return t.Seq == u.Seq && t.Saved.Equal(u.Saved) && t.settled == u.settled
 }
 
 func newBoard(d Desk, log *slog.Logger) *board {
@@ -108,7 +119,7 @@ func (b *board) refresh(ctx context.Context) (view, error) {
 	decided := b.decided
 	b.dirty, b.decided = false, false // before looking: what changes from now on counts as a change
 	b.mu.Unlock()
-	v, seq, err := b.look(ctx)
+	v, tr, err := b.look(ctx)
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if err != nil {
@@ -116,7 +127,7 @@ func (b *board) refresh(ctx context.Context) (view, error) {
 		return view{}, err
 	}
 	changed := v.rev != b.rev
-	b.snap, b.taken, b.rev, b.seq = v.Snapshot, v.taken, v.rev, seq
+	b.snap, b.taken, b.rev, b.trail = v.Snapshot, v.taken, v.rev, tr
 	if changed {
 		u := summarize(v)
 		for ch := range b.subs {
@@ -130,31 +141,30 @@ func (b *board) refresh(ctx context.Context) (view, error) {
 	return v, nil
 }
 
-func (b *board) look(ctx context.Context) (view, int64, error) {
-	seq, err := b.lastSeq(ctx)
+func (b *board) look(ctx context.Context) (view, trail, error) {
+	tr, err := b.follow(ctx)
 	if err != nil {
-		b.log.Warn("reading the ledger", "err", err) // the ledger's own page says more
+		b.log.Warn("looking at what was decided last", "err", err) // the ledger's own page says more
 	}
 	taken := time.Now()
 	s, err := b.desk.Snapshot(ctx)
 	if err != nil {
-		return view{}, 0, err
+		return view{}, trail{}, err
 	}
-	return view{s, taken, revision(s, seq)}, seq, nil
+	return view{s, taken, revision(s, tr)}, tr, nil
 }
 
-func (b *board) lastSeq(ctx context.Context) (int64, error) {
-	for e, err := range b.desk.History(ctx, operator.HistoryFilter{Limit: 1}) {
-		return e.Seq, err
-	}
-	return 0, nil
+func (b *board) follow(ctx context.Context) (trail, error) {
+	now := time.Now()
+	t, err := b.desk.Trail(ctx)
+	return trail{t, now.Sub(t.Saved).Abs() >= settling}, err
 }
 
 // seed makes revisions of two runs differ.
 var seed = maphash.MakeSeed()
 
 // revision differs when a page would look different, but for ages.
-func revision(s *operator.Snapshot, seq int64) string {
+func revision(s *operator.Snapshot, t trail) string {
 	var h maphash.Hash
 	h.SetSeed(seed)
 	put := func(parts ...string) {
@@ -177,7 +187,7 @@ func revision(s *operator.Snapshot, seq int64) string {
 		put(p.Bottle, p.Name.Raw(), p.Text.Raw())
 	}
 	put(s.Bottles...)
-	put(strconv.FormatInt(seq, 10))
+	put(strconv.FormatInt(t.Seq, 10), strconv.FormatInt(t.Saved.UnixNano(), 10), strconv.FormatBool(t.settled))
 	return strconv.FormatUint(h.Sum64(), 36)
 }
 
@@ -265,13 +275,13 @@ func (b *board) run(ctx context.Context) error {
 			ticked = true
 		}
 		b.mu.Lock()
-		idle, current, seq := len(b.subs) == 0, b.currentLocked(), b.seq
+		idle, current, last := len(b.subs) == 0, b.currentLocked(), b.trail
 		b.mu.Unlock()
 		if idle {
 			continue
 		}
 		if ticked && current {
-			if now, err := b.lastSeq(ctx); err != nil || now == seq {
+			if now, err := b.follow(ctx); err != nil || now.equal(last) {
 				continue
 			}
 			b.mu.Lock()
@@ -279,8 +289,17 @@ func (b *board) run(ctx context.Context) error {
 			b.mu.Unlock()
 		}
 		start := time.Now()
-		if _, err := b.refresh(ctx); err != nil && ctx.Err() == nil {
+		_, err := b.refresh(ctx)
+		if err != nil && ctx.Err() == nil {
 			b.log.Warn("looking at the mailboxes", "err", fmt.Sprintf("%.500v", err))
+		}
+		b.mu.Lock()
+		again := err == nil && !b.trail.settled
+		b.mu.Unlock()
+		if again {
+			tick.Reset(settling)
+		} else {
+			tick.Reset(lookEvery)
 		}
 		// A burst is one look, and looking takes at most half of the time.
 		select {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -353,7 +354,7 @@ func TestBrowsersAgree(t *testing.T) {
 		inbox.shows(fmt.Sprintf("h%d.example.com", round))
 		decide(ref)
 		start := time.Now()
-		two.until("document.getElementById('card').dataset.decided === '1' && !document.getElementById('approve')")
+		two.until("document.getElementById('card').dataset.decided && !document.getElementById('approve')")
 		inbox.shows("Nothing waits for you.")
 		t.Logf("round %d: all had seen it after %v", round, time.Since(start)) // the design wants 500 ms; a busy machine proves nothing
 		two.shows(map[int]string{0: "Rejected by bob@host (cli)", 1: "Approved by ann@host (web)"}[round])
@@ -378,6 +379,53 @@ func TestBrowsersAgree(t *testing.T) {
 	if got, want := r.events(ref), "decided by ann@host via web, applied by ann@host via web"; got != want {
 		t.Errorf("ledger has %s, want %s", got, want)
 	}
+}
+
+// A page that came while another operator's verb was between two of its steps shows how it ended, although neither the inbox nor the
+// ledger changes any more.
+func TestBrowserSeesTheEnd(t *testing.T) {
+	r := newRig(t)
+	b := r.browser(t)
+	at, on := make(chan string), make(chan struct{})
+	stop := func(name string) error {
+		if name == "record answered" || name == "record undone" {
+			at <- name
+			<-on
+		}
+		return nil
+	}
+	bob := r.openDeskAt("bob@host", "cli", stop)
+	run := func(f func() error) <-chan error {
+		done := make(chan error, 1)
+		go func() { done <- f() }()
+		<-at
+		return done
+	}
+	end := func(done <-chan error) {
+		t.Helper()
+		on <- struct{}{}
+		if err := <-done; err != nil {
+			t.Fatal(err)
+		}
+	}
+	ref := r.put(withPaths("no.example.com"))
+	b.open(path(ref))
+	done := run(func() error { _, err := bob.Reject(t.Context(), ref, ""); return err })
+	b.shows("Being rejected by bob@host (cli)")
+	end(done)
+	b.shows("Rejected by bob@host (cli)")
+
+	ref = r.put(withPaths("yes.example.com"))
+	b.open(path(ref))
+	b.click("#approve")
+	b.shows("Approved by ann@host")
+	done = run(func() error { _, err := bob.Undo(t.Context(), ref, io.Discard); return err })
+	second := b.another() // one that came after the ledger's line
+	second.open(path(ref))
+	second.shows("Approved by ann@host")
+	end(done)
+	b.shows("Undone by bob@host")
+	second.shows("Undone by bob@host")
 }
 
 // Tabs of one browser share a stream, since a browser has six connections for a host.

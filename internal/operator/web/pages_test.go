@@ -141,6 +141,13 @@ func (f fake) History(_ context.Context, filter operator.HistoryFilter) iter.Seq
 	}
 }
 
+func (f fake) Trail(context.Context) (operator.Trail, error) {
+	if len(f.history) == 0 {
+		return operator.Trail{}, f.histErr
+	}
+	return operator.Trail{Seq: f.history[0].Seq}, f.histErr
+}
+
 func (f fake) Audit(context.Context, string) (*operator.AuditReport, error) { return f.audit, f.err }
 
 func (f fake) Changes(ctx context.Context) (<-chan struct{}, error) {

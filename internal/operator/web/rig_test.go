@@ -84,6 +84,12 @@ func newRig(t testing.TB, slugs ...string) *rig {
 // openDesk opens another operator's desk on the same root.
 func (r *rig) openDesk(by, via string) *operator.Desk {
 	r.t.Helper()
+	return r.openDeskAt(by, via, nil)
+}
+
+// openDeskAt opens one that calls step before each of its durable steps.
+func (r *rig) openDeskAt(by, via string, step func(name string) error) *operator.Desk {
+	r.t.Helper()
 	if r.inbox == nil {
 		inbox, err := queue.OpenRoot(r.root, queue.RootOptions{})
 		if err != nil {
@@ -96,7 +102,7 @@ func (r *rig) openDesk(by, via string) *operator.Desk {
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	d, err := operator.New(operator.Options{Root: r.root, Inbox: r.inbox, Hand: hand, By: by, Via: via})
+	d, err := operator.New(operator.Options{Root: r.root, Inbox: r.inbox, Hand: hand, By: by, Via: via, Step: step})
 	if err != nil {
 		r.t.Fatal(err)
 	}

@@ -48,6 +48,7 @@ type Desk interface {
 	History(ctx context.Context, f operator.HistoryFilter) iter.Seq2[operator.LedgerEntry, error]
 	Audit(ctx context.Context, head string) (*operator.AuditReport, error)
 	Changes(ctx context.Context) (<-chan struct{}, error)
+	Trail(ctx context.Context) (operator.Trail, error)
 }
 
 // Options configure a Server.

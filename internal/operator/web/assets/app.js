@@ -85,6 +85,7 @@
       const r = await fetch(card ? card.dataset.url : location.href, { headers: { "Supervise-Live": "1" }, cache: "no-store" });
       if (r.status === 401) return signedOut();
       if (r.status === 404 && card) return; // pruned: what is on the page stays readable
+      if (!r.ok) { clearTimeout(late); late = setTimeout(refresh, 2000); return; }
       const doc = new DOMParser().parseFromString(await r.text(), "text/html");
       if (card) cardFrom(doc); else liveFrom(doc);
     } catch { /* the stream tells when the desk is gone */ } finally {
@@ -118,7 +119,7 @@
     if (!next) return;
     const was = now.dataset, is = next.dataset;
     if (is.decided !== was.decided || (is.decided && !busyForm())) {
-      if (is.decided && was.decided && next.querySelector("#side")?.innerHTML === now.querySelector("#side")?.innerHTML && is.state === was.state) return status(next, now);
+      if (is.decided && is.decided === was.decided && next.querySelector("#side")?.innerHTML === now.querySelector("#side")?.innerHTML && is.state === was.state) return status(next, now);
       // Decided elsewhere, or taken back: there is nothing left here to act on.
       if (is.decided && !was.decided) $("said").textContent = "This was decided elsewhere";
       now.replaceWith(document.adoptNode(next));

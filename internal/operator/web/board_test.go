@@ -1,0 +1,85 @@
+package web
+
+import (
+	"context"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/bot-bottle/supervise/internal/operator"
+)
+
+// still is a desk of which nothing changes but its trail.
+type still struct {
+	Desk
+	looks atomic.Int64
+	mu    sync.Mutex
+	trail operator.Trail // guarded by mu
+}
+
+func (d *still) Snapshot(context.Context) (*operator.Snapshot, error) {
+	d.looks.Add(1)
+	return &operator.Snapshot{}, nil
+}
+
+func (d *still) Trail(context.Context) (operator.Trail, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.trail, nil
+}
+
+func (d *still) Changes(context.Context) (<-chan struct{}, error) { return make(chan struct{}), nil }
+
+// Of two records saved within a tick of the file system's clock, only the first may have been looked at: pages are told once more.
+func TestBoardSettles(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		d := &still{}
+		b := newBoard(d, slog.New(slog.DiscardHandler))
+		ended := make(chan error)
+		go func() { ended <- b.run(ctx) }()
+		updates, unsubscribe, err := b.subscribe(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer unsubscribe()
+		told := func() (n int) {
+			t.Helper()
+			for {
+				synctest.Wait()
+				select {
+				case <-updates:
+					n++
+				default:
+					return n
+				}
+			}
+		}
+		told()
+		time.Sleep(time.Minute)
+		if n := told(); n != 0 {
+			t.Errorf("told %d times of nothing", n)
+		}
+		d.mu.Lock()
+		d.trail.Saved = time.Now()
+		d.mu.Unlock()
+		b.changed()
+		first := told()
+		time.Sleep(2 * settling)
+		looks := d.looks.Load()
+		if second := told(); first != 1 || second != 1 {
+			t.Errorf("told %d times of what was saved, and %d times when it had settled; want once each", first, second)
+		}
+		time.Sleep(time.Minute)
+		if n := told(); n != 0 || d.looks.Load() > looks+int64(time.Minute/oldest)+1 {
+			t.Errorf("told %d times, looked %d times at what had settled", n, d.looks.Load()-looks)
+		}
+		cancel()
+		if err := <-ended; err != nil {
+			t.Fatal(err)
+		}
+	})
+}
