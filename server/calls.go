@@ -29,6 +29,8 @@ func (s *Server) receive(next mcp.MethodHandler) mcp.MethodHandler {
 			return s.listings.list(ctx, method, req, next)
 		case "initialize":
 			return s.initialize(ctx, method, req, next)
+		case "notifications/cancelled":
+			s.cancelled(req)
 		}
 		return next(ctx, method, req)
 	}
@@ -56,12 +58,32 @@ func (s *Server) call(ctx context.Context, method string, req mcp.Request, next 
 		p.Meta = slim(map[string]any(p.Meta)).(map[string]any)
 	}
 	ss, _ := req.GetSession().(*mcp.ServerSession)
-	return next(tools.WithCall(ctx, &tools.Call{
+	tc := &tools.Call{
 		Client:      client(ss, req),
 		Session:     ss.ID(),
 		OnDelivered: func(f func() (then func())) { s.calls.onDelivered(e, f) },
 		Holding:     func() { keep(e.post.ctx); e.post.hold() },
-	}), method, req)
+	}
+	var wait tools.Wait
+	if e.owed == 1 {
+		tc.Park = func(w tools.Wait) { wait = w }
+	}
+	res, err := next(tools.WithCall(ctx, tc), method, req)
+	if r, ok := res.(*mcp.CallToolResult); ok && err == nil && wait != nil {
+		s.calls.park(e, &parked{wait: wait, call: &tools.Call{OnDelivered: tc.OnDelivered}, standIn: r})
+	}
+	return res, err
+}
+
+func (s *Server) cancelled(req mcp.Request) {
+	p, ok := req.GetParams().(*mcp.CancelledParams)
+	if !ok || p == nil {
+		return
+	}
+	ss, _ := req.GetSession().(*mcp.ServerSession)
+	if id, err := jsonrpc.MakeID(p.RequestID); err == nil {
+		s.calls.cancelled(ss.ID(), id)
+	}
 }
 
 // slim copies the objects in a JSON value. The SDK's decoder makes each with room for 64 fields, 2.6 KiB, and a held call keeps

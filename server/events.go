@@ -5,6 +5,8 @@ import (
 	"context"
 	"fmt"
 	"iter"
+	"strconv"
+	"strings"
 	"sync"
 
 	"github.com/modelcontextprotocol/go-sdk/mcp"
@@ -75,6 +77,30 @@ func (s *eventStore) trimLocked() {
 	for s.recent.Len() > 1 && (s.bytes > maxEventBytes || s.recent.Len() > maxEventStreams) {
 		s.removeLocked(s.recent.Back())
 	}
+}
+
+// replace puts other data in an event's place, if it is still kept.
+func (s *eventStore) replace(session, event string, data []byte) {
+	name, index, _ := strings.Cut(event, "_")
+	n, err := strconv.Atoi(index)
+	if err != nil {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	el := s.byKey[streamKey{session, name}]
+	if el == nil {
+		return
+	}
+	st := el.Value.(*storedStream)
+	if n -= st.first; n < 0 || n >= len(st.data) {
+		return
+	}
+	more := len(data) - len(st.data[n])
+	st.data[n] = data
+	st.bytes += more
+	s.bytes += more
+	s.trimLocked()
 }
 
 func (s *eventStore) removeLocked(el *list.Element) {

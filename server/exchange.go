@@ -37,6 +37,7 @@ type exchange struct {
 	owed     int  // requests in the body, by distinct id
 	calls    bool // one of them is tools/call
 	post     *stream
+	parked   *parked  // its one call waits for a person
 	session  *session // nil without one
 	opened   string   // the session that initialize, in this POST, opened
 	streamID string   // the SDK's name for the event stream, for resuming
@@ -216,12 +217,16 @@ func (r *registry) begin(key string, cancel context.CancelCauseFunc) (*exchange,
 	if e == nil || e.session != nil && e.session.ending {
 		return nil, nil
 	}
+	return e, r.runLocked(e, cancel)
+}
+
+func (r *registry) runLocked(e *exchange, cancel context.CancelCauseFunc) *call {
 	c := &call{cancel: cancel, done: make(chan struct{})}
 	e.running[c] = true
 	if e.session == nil && e.post.ctx.Err() != nil {
 		cancel(errHungUp) // hungUp came too early to see it
 	}
-	return e, c
+	return c
 }
 
 func (r *registry) finish(e *exchange, c *call) {

@@ -40,6 +40,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if q := s.enter(w, r); q != nil {
 		defer q.leave()
 		q.handler.ServeHTTP(q.out, q.r)
+		q.wait()
 	}
 }
 
@@ -161,9 +162,11 @@ type request struct {
 	handler http.Handler // of the SDK
 	out     *stream
 	r       *http.Request
-	weight  int64  // of its body
-	streams bool   // it is counted among the streams
-	after   func() // what else is to be done at its end; may be nil
+	body    *body
+	e       *exchange // that it is, or resumes; may be nil
+	weight  int64     // of its body
+	streams bool      // it is counted among the streams
+	after   func()    // what else is to be done at its end; may be nil
 }
 
 func (q *request) leave() {
@@ -191,6 +194,7 @@ func (s *Server) enterMCP(w http.ResponseWriter, r *http.Request, rc *http.Respo
 	}
 	msgs, weight, ok := s.admit(w, r, rc)
 	q := &request{s: s, weight: weight}
+	q.body, _ = r.Body.(*body)
 	if !ok {
 		q.release()
 		return nil
@@ -233,16 +237,16 @@ func (s *Server) admit(w http.ResponseWriter, r *http.Request, rc *http.Response
 		http.Error(w, fmt.Sprintf("requests of over %d bytes in all are in progress; answer or cancel some, or send less than %d bytes", maxBodies, lightBody), http.StatusServiceUnavailable)
 		return nil, 0, false
 	}
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
+	data, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
 	if err != nil {
 		refuseBody(w, err)
 		return nil, heavy, false
 	}
-	weight = weigh(int64(len(body)))
+	weight = weigh(int64(len(data)))
 	s.bodies.give(heavy - weight)
 	rc.SetReadDeadline(time.Time{}) // from here on it would end a held call
-	r.Body = io.NopCloser(bytes.NewReader(body))
-	msgs = peek(body)
+	r.Body = newBody(data)
+	msgs = peek(data)
 	if len(msgs) > maxBatch {
 		http.Error(w, fmt.Sprintf("a body may hold %d messages, and this one holds %d: send fewer at once", maxBatch, len(msgs)), http.StatusBadRequest)
 		return nil, weight, false
@@ -281,7 +285,7 @@ func (s *Server) route(r *http.Request, msgs []message) http.Handler {
 
 func (q *request) post(msgs []message) {
 	s, e := q.s, newExchange(q.out, msgs)
-	q.out.sent = func(event, answers string) { s.calls.sent(e, event, answers) }
+	q.join(e)
 	q.r.Header.Set(keyHeader, e.key)
 	s.calls.post(e, q.r.Header.Get(sessionHeader))
 	// Without a session the SDK's handler returns only when the call has, so a hang-up must reach the call first.
@@ -293,6 +297,13 @@ func (q *request) post(msgs []message) {
 			s.calls.forget(e.opened)
 		}
 	}
+}
+
+// join has what goes out on the request's response count for e.
+func (q *request) join(e *exchange) {
+	q.e = e
+	q.out.sent = func(event, answers string) { q.s.calls.sent(e, event, answers) }
+	q.out.withhold = func(event, answers string) bool { return q.s.calls.withhold(e, event, answers) }
 }
 
 func newExchange(out *stream, msgs []message) *exchange {
@@ -319,7 +330,7 @@ func (q *request) delete() {
 func (q *request) get() {
 	sess, e := q.s.calls.get(q.r.Header.Get(sessionHeader), q.r.Header.Get(eventHeader))
 	if e != nil {
-		q.out.sent = func(event, answers string) { q.s.calls.sent(e, event, answers) }
+		q.join(e)
 	}
 	q.r = q.r.WithContext(context.WithValue(q.r.Context(), resumeKey{}, q.out))
 	q.after = func() {

@@ -102,6 +102,7 @@ type Server struct {
 	sdk      func() *sdk // made when first asked for
 	calls    *registry
 	listings listings
+	events   *eventStore
 	beats    *wheel
 	http     *http.Server
 
@@ -134,12 +135,13 @@ func New(opts Options) (*Server, error) {
 		return nil, err
 	}
 	s := &Server{
-		opts:  opts,
-		log:   opts.Logger,
-		ln:    opts.Listener,
-		hosts: hosts,
-		beats: newWheel(opts.Timings.Heartbeat, opts.Timings.Beat),
-		conns: newConns(opts.MaxConns),
+		opts:   opts,
+		log:    opts.Logger,
+		ln:     opts.Listener,
+		hosts:  hosts,
+		events: newEventStore(),
+		beats:  newWheel(opts.Timings.Heartbeat, opts.Timings.Beat),
+		conns:  newConns(opts.MaxConns),
 	}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
@@ -187,7 +189,7 @@ func (s *Server) newSDK() *sdk {
 	return &sdk{
 		mcp: m,
 		stateful: mcp.NewStreamableHTTPHandler(get, &mcp.StreamableHTTPOptions{
-			EventStore:                 newEventStore(),
+			EventStore:                 s.events,
 			MaxRequestBodyBytes:        maxBody,
 			DisableLocalhostProtection: true, // hostList replaces it
 		}),

@@ -31,6 +31,8 @@ type stream struct {
 	within time.Duration // for one write
 	// sent is told of each message that went out on a live connection: the event's id, and what the message answers.
 	sent func(event, answers string)
+	// withhold tells whether such a message is not to go out. Nil: none.
+	withhold func(event, answers string) bool
 
 	mu        sync.Mutex // guards rw and what follows
 	committed bool       // the headers are out
@@ -39,6 +41,7 @@ type stream struct {
 	between   bool       // what was written last ended an event
 	wrote     time.Time  // when that was
 	over      bool       // the request has ended, or the connection is broken
+	held      bool       // a message was withheld
 
 	due   time.Time     // guarded by beats.mu
 	place *list.Element // guarded by beats.mu
@@ -80,19 +83,49 @@ func (w *stream) Write(p []byte) (int, error) {
 	}
 	data := p
 	if w.framed {
-		data = fmt.Appendf(nil, "event: message\ndata: %s\n\n", bytes.TrimSpace(p))
+		data = event("", bytes.TrimSpace(p))
 	}
+	var name, answers string
+	if w.sent != nil {
+		name, answers = parseEvent(data)
+	}
+	if answers != "" && w.withhold != nil && w.withhold(name, answers) {
+		w.held = true
+		return len(p), nil
+	}
+	if err := w.sendLocked(name, answers, data); err != nil {
+		return 0, err
+	}
+	return len(p), nil
+}
+
+// send writes an event, whose id is name and which answers that request; either may be empty.
+func (w *stream) send(name, answers string, data []byte) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.over {
+		return errClosed
+	}
+	return w.sendLocked(name, answers, data)
+}
+
+func (w *stream) sendLocked(name, answers string, data []byte) error {
 	// Before, not after: a client may well hang up the moment it has read its answer.
 	live := w.ctx.Err() == nil
 	if err := w.writeLocked(data, w.within); err != nil {
-		return 0, err
+		return err
 	}
-	if live && w.sent != nil {
-		if event, answers := parseEvent(data); event != "" || answers != "" {
-			w.sent(event, answers)
-		}
+	if live && w.sent != nil && (name != "" || answers != "") {
+		w.sent(name, answers)
 	}
-	return len(p), nil
+	return nil
+}
+
+// withheld tells whether a message was.
+func (w *stream) withheld() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.held
 }
 
 // writeLocked writes and, on an event stream, flushes: the SDK ignores the errors of its own flushes.

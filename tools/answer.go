@@ -193,6 +193,10 @@ func whatHolds(f facts, r queue.Response) string {
 // pending makes the answer when the call ends and the proposal does not.
 func (t *Tools) pending(f facts, reason, why string) *mcp.CallToolResult {
 	t.observe(Event{Kind: HoldEnded, Tool: f.tool, Reason: reason})
+	return waits(f, why)
+}
+
+func waits(f facts, why string) *mcp.CallToolResult {
 	text := fmt.Sprintf(`status: %s
 proposal_id: %s
 

@@ -1,6 +1,10 @@
 package tools
 
-import "context"
+import (
+	"context"
+
+	"github.com/modelcontextprotocol/go-sdk/mcp"
+)
 
 // Call is what the transport knows of one tools/call. The server puts it into the handler's
 // context; without one (an in-memory session) a result counts as delivered when the handler returns.
@@ -16,7 +20,18 @@ type Call struct {
 	// Holding is called (once or more, from any goroutine) when the call starts to wait for a person: the
 	// response headers then go out, which clients want within a minute. Nil: nothing to do.
 	Holding func()
+	// Park, if not nil, lets the transport do the waiting, which then costs no more than a connection: the handler calls it
+	// once, after Holding, and returns at once with a pending answer. That stands in for the result of wait, which is to
+	// go out instead of it. Where that cannot be, the pending answer is as true as any.
+	Park func(wait Wait)
 }
+
+// Wait waits until the call is to be answered, and tells by notify in the meantime that somebody is waited for. It returns nil
+// when ctx ends for another cause than [ErrShutdown]; it may then be called again, as when the client resumes its stream.
+type Wait func(ctx context.Context, notify Notify) *mcp.CallToolResult
+
+// Notify sends a notification to the client of a call.
+type Notify func(ctx context.Context, p *mcp.ProgressNotificationParams) error
 
 type callKey struct{}
 

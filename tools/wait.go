@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/bot-bottle/supervise/internal/payload"
@@ -92,53 +93,89 @@ func callOf(ctx context.Context, req *mcp.CallToolRequest) Call {
 	return c
 }
 
+// waiter is one call that waits.
+type waiter struct {
+	*Tools
+	facts
+	session string
+	token   any           // for progress; may be nil
+	limit   time.Duration // of the wait; 0: until decided
+	start   time.Time
+	away    atomic.Bool // it has left once, and may be back
+}
+
 // wait holds the call until its proposal is decided, the hold is over, the server goes down, or nobody
-// listens any more. It starts no goroutine: waiting is done in steps, each as long as the next progress or
-// the end of the hold is away.
+// listens any more; or has the transport do that. It starts no goroutine: waiting is done in steps, each as long as the next
+// progress or the end of the hold is away.
 func (t *Tools) wait(ctx context.Context, req *mcp.CallToolRequest, f facts) (*mcp.CallToolResult, any, error) {
 	call := callOf(ctx, req)
-	leave, ok := t.enter(call.Session, f.id)
-	if !ok {
-		return t.pending(f, ReasonCrowded, "too many calls wait at once, so this one does not"), nil, nil
-	}
-	defer leave()
+	w := &waiter{Tools: t, facts: f, session: call.Session, token: req.Params.GetProgressToken(), start: time.Now()}
+	w.limit = t.hold(call.Client, w.token != nil)
 	if call.Holding != nil {
 		call.Holding()
 	}
-	token := req.Params.GetProgressToken()
-	hold := t.hold(call.Client, token != nil)
-	start := time.Now()
+	notify := req.Session.NotifyProgress
+	if call.Park == nil {
+		w.progress(ctx, notify)
+		r, err := w.run(ctx, notify)
+		return r, nil, err
+	}
+	w.progress(ctx, notify) // by the SDK, which numbers it: from here on a client can resume
+	call.Park(w.parked)
+	return waits(f, "the operator has not decided yet"), nil, nil
+}
+
+func (w *waiter) parked(ctx context.Context, notify Notify) *mcp.CallToolResult {
+	if w.away.Swap(false) {
+		w.observe(Event{Kind: Rejoined, Tool: w.tool})
+	}
+	r, err := w.run(ctx, notify)
+	if r == nil && ctx.Err() != nil {
+		w.away.Store(true)
+		return nil
+	}
+	if err != nil {
+		r = &mcp.CallToolResult{}
+		r.SetError(err)
+	}
+	return r
+}
+
+func (w *waiter) run(ctx context.Context, notify Notify) (*mcp.CallToolResult, error) {
+	leave, ok := w.enter(w.session, w.id)
+	if !ok {
+		return w.pending(w.facts, ReasonCrowded, "too many calls wait at once, so this one does not"), nil
+	}
+	defer leave()
 	for {
-		if token != nil {
-			t.progress(ctx, req, token, f, time.Since(start))
-		}
 		step := time.Duration(0) // for ever
-		if token != nil {
-			step = progressEvery - (time.Since(t.began)+progressEvery)%progressTick
+		if w.token != nil {
+			step = progressEvery - (time.Since(w.began)+progressEvery)%progressTick
 		}
-		if hold > 0 {
-			left := hold - time.Since(start)
+		if w.limit > 0 {
+			left := w.limit - time.Since(w.start)
 			if left <= 0 {
-				return t.pending(f, ReasonHold, "the operator has not decided yet"), nil, nil
+				return w.pending(w.facts, ReasonHold, "the operator has not decided yet"), nil
 			}
 			if step == 0 || left < step {
 				step = left
 			}
 		}
-		r, err := t.step(ctx, f.id, step)
+		r, err := w.step(ctx, w.id, step)
 		switch {
 		case err == nil:
-			return t.deliver(ctx, f, r), nil, nil
+			return w.deliver(ctx, w.facts, r), nil
 		case errors.Is(context.Cause(ctx), ErrShutdown) || errors.Is(err, queue.ErrClosed):
-			return t.pending(f, ReasonRestart, "the supervise server is restarting"), nil, nil
+			return w.pending(w.facts, ReasonRestart, "the supervise server is restarting"), nil
 		case ctx.Err() != nil:
-			t.observe(Event{Kind: Left, Tool: f.tool})
-			return nil, nil, ctx.Err() // nobody listens; the proposal stands
+			w.observe(Event{Kind: Left, Tool: w.tool})
+			return nil, ctx.Err() // nobody listens; the proposal stands
 		case errors.Is(err, errStep):
+			w.progress(ctx, notify)
 		case errors.Is(err, queue.ErrNotFound):
-			return nil, nil, fmt.Errorf("%s: proposal %s was removed from the queue undecided: ask again if you still need it", f.tool, f.id)
+			return nil, fmt.Errorf("%s: proposal %s was removed from the queue undecided: ask again if you still need it", w.tool, w.id)
 		default:
-			return nil, nil, t.failed(f.tool, "waiting for proposal "+string(f.id), err)
+			return nil, w.failed(w.tool, "waiting for proposal "+string(w.id), err)
 		}
 	}
 }
@@ -153,24 +190,24 @@ func (t *Tools) step(ctx context.Context, id queue.ID, d time.Duration) (queue.R
 	return t.opts.Mailbox.Wait(ctx, id)
 }
 
-// progress tells the client that somebody is waited for. A client that cannot be told is no reason to stop waiting.
-func (t *Tools) progress(ctx context.Context, req *mcp.CallToolRequest, token any, f facts, waited time.Duration) {
+// progress tells the client, if it asked for it, that somebody is waited for. A client that cannot be told is no reason to stop
+// waiting.
+func (w *waiter) progress(ctx context.Context, notify Notify) {
+	if w.token == nil {
+		return
+	}
 	ctx, cancel := context.WithTimeout(ctx, progressTimeout)
 	defer cancel()
-	msg := fmt.Sprintf("waiting for the human operator to decide %s for %s: %s so far", f.tool, f.subject, ago(f.age+waited))
-	switch n := t.ahead(ctx, f.id); {
+	waited := time.Since(w.start)
+	msg := fmt.Sprintf("waiting for the human operator to decide %s for %s: %s so far", w.tool, w.subject, ago(w.age+waited))
+	switch n := w.ahead(ctx, w.id); {
 	case n == 1:
 		msg += "; 1 proposal of this sandbox is ahead"
 	case n > 1:
 		msg += fmt.Sprintf("; %d proposals of this sandbox are ahead", n)
 	}
-	err := req.Session.NotifyProgress(ctx, &mcp.ProgressNotificationParams{
-		ProgressToken: token,
-		Progress:      waited.Seconds(),
-		Message:       msg,
-	})
-	if err != nil {
-		t.log.Debug("progress not sent", "id", f.id, "err", err)
+	if err := notify(ctx, &mcp.ProgressNotificationParams{ProgressToken: w.token, Progress: waited.Seconds(), Message: msg}); err != nil {
+		w.log.Debug("progress not sent", "id", w.id, "err", err)
 	}
 }
 
