@@ -79,8 +79,9 @@ func (cs *conns) state(nc net.Conn, state http.ConnState) {
 		c = &conn{c: nc, fresh: true}
 		c.place = cs.loose.PushBack(c)
 		cs.all[nc] = c
-	case http.StateClosed, http.StateHijacked:
+	case http.StateClosed:
 		cs.forgetLocked(c)
+	case http.StateHijacked: // it is kept until it is gone
 	default:
 		if c == nil {
 			return // it has made way
@@ -92,6 +93,13 @@ func (cs *conns) state(nc net.Conn, state http.ConnState) {
 			c.place = cs.loose.PushBack(c)
 		}
 	}
+}
+
+// gone tells of the end of a connection that was taken from net/http.
+func (cs *conns) gone(nc net.Conn) {
+	cs.mu.Lock()
+	defer cs.mu.Unlock()
+	cs.forgetLocked(cs.all[nc])
 }
 
 func (cs *conns) dropLocked(c *conn) {

@@ -87,23 +87,27 @@ func (r *registry) post(e *exchange, sessionID string) {
 	}
 }
 
-// get registers a GET of a session, and returns the exchange that it resumes, if any. Its leave must follow.
-func (r *registry) get(sessionID, lastEventID string) (*session, *exchange) {
+// get registers a GET of a session, and returns the exchange that it resumes, if any. Its leave must follow, unless that one is
+// busy: a parked call whose connection is still there, of which the SDK does not know.
+func (r *registry) get(sessionID, lastEventID string) (s *session, e *exchange, busy bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	s := r.sessions[sessionID]
+	s = r.sessions[sessionID]
 	if s == nil {
-		return nil, nil
+		return nil, nil, false
+	}
+	streamID, _, _ := strings.Cut(lastEventID, "_")
+	e = s.streams[streamID]
+	if e != nil && e.parked != nil && e.conns > 0 {
+		return nil, nil, true
 	}
 	s.open++
 	r.touchLocked(s)
-	streamID, _, _ := strings.Cut(lastEventID, "_")
-	e := s.streams[streamID]
 	if e != nil {
 		e.conns++
 		r.stopLingerLocked(e)
 	}
-	return s, e
+	return s, e, false
 }
 
 // leave ends one request's part in s and e, either of which may be nil, and runs what waits for delivery. Final tells that the

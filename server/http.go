@@ -37,11 +37,21 @@ const (
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s.requests.Add(1)
 	defer s.requests.Done()
-	if q := s.enter(w, r); q != nil {
-		defer q.leave()
-		q.handler.ServeHTTP(q.out, q.r)
-		q.wait()
+	q := s.enter(w, r)
+	if q == nil {
+		return
 	}
+	defer func() {
+		if q != nil {
+			q.leave()
+		}
+	}()
+	q.handler.ServeHTTP(q.out, q.r)
+	if q.detach() {
+		q = nil
+		return
+	}
+	q.wait()
 }
 
 // enter answers what is not for the SDK, and returns the rest.
@@ -163,10 +173,11 @@ type request struct {
 	out     *stream
 	r       *http.Request
 	body    *body
-	e       *exchange // that it is, or resumes; may be nil
-	weight  int64     // of its body
-	streams bool      // it is counted among the streams
-	after   func()    // what else is to be done at its end; may be nil
+	e       *exchange   // that it is, or resumes; may be nil
+	weight  int64       // of its body
+	streams bool        // it is counted among the streams
+	alone   func() bool // stops what tells of a hang-up while the SDK's handler runs; may be nil
+	after   func()      // what else is to be done at its end; may be nil
 }
 
 func (q *request) leave() {
@@ -270,6 +281,10 @@ func refuseStream(w http.ResponseWriter) {
 	http.Error(w, fmt.Sprintf("%d event streams are open, which is the limit: end one; calls need none", maxStreams), http.StatusServiceUnavailable)
 }
 
+func refuseResume(w http.ResponseWriter, _ *http.Request) {
+	http.Error(w, "this stream has a connection already, on which its answer is going to come", http.StatusConflict)
+}
+
 // route chooses the SDK's handler for a request, and takes the headers away that it must not see.
 func (s *Server) route(r *http.Request, msgs []message) http.Handler {
 	r.Header.Del(keyHeader)
@@ -289,9 +304,9 @@ func (q *request) post(msgs []message) {
 	q.r.Header.Set(keyHeader, e.key)
 	s.calls.post(e, q.r.Header.Get(sessionHeader))
 	// Without a session the SDK's handler returns only when the call has, so a hang-up must reach the call first.
-	stop := context.AfterFunc(q.out.ctx, func() { s.calls.hungUp(e) })
+	q.alone = context.AfterFunc(q.out.ctx, func() { s.calls.hungUp(e) })
 	q.after = func() {
-		stop()
+		q.alone()
 		s.calls.leave(nil, e, q.out.end())
 		if e.opened != "" && !s.hasSession(e.opened) {
 			s.calls.forget(e.opened)
@@ -302,6 +317,7 @@ func (q *request) post(msgs []message) {
 // join has what goes out on the request's response count for e.
 func (q *request) join(e *exchange) {
 	q.e = e
+	q.out.closes = e.owed == 1 && q.r.ProtoAtLeast(1, 1)
 	q.out.sent = func(event, answers string) { q.s.calls.sent(e, event, answers) }
 	q.out.withhold = func(event, answers string) bool { return q.s.calls.withhold(e, event, answers) }
 }
@@ -328,7 +344,11 @@ func (q *request) delete() {
 }
 
 func (q *request) get() {
-	sess, e := q.s.calls.get(q.r.Header.Get(sessionHeader), q.r.Header.Get(eventHeader))
+	sess, e, busy := q.s.calls.get(q.r.Header.Get(sessionHeader), q.r.Header.Get(eventHeader))
+	if busy {
+		q.handler = http.HandlerFunc(refuseResume)
+		return
+	}
 	if e != nil {
 		q.join(e)
 	}

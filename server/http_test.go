@@ -310,8 +310,8 @@ func TestSlowBody(t *testing.T) {
 	})
 }
 
-// A kept-alive connection serves the next request after a held call, whatever deadlines that one had.
-func TestKeepAliveAfterHold(t *testing.T) {
+// A connection serves requests until one of them is held: it ends with that one's response, which says so beforehand.
+func TestConnectionEndsWithHold(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := serve(t, Options{}, true)
 		conn, err := f.srv.ln.(*memListener).dial(t.Context(), "", "")
@@ -320,22 +320,35 @@ func TestKeepAliveAfterHold(t *testing.T) {
 		}
 		defer conn.Close()
 		br := bufio.NewReader(conn)
-		for i := range 3 {
-			fmt.Fprintf(conn, "POST / HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nAccept: application/json, text/event-stream\r\nContent-Length: %d\r\n\r\n%s", len(askBody), askBody)
-			go func() {
-				<-f.began
-				time.Sleep(time.Hour)
-				f.answer <- "approved"
-			}()
+		request := func(body, want string) *http.Response {
+			t.Helper()
+			fmt.Fprintf(conn, "POST / HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nAccept: application/json, text/event-stream\r\nContent-Length: %d\r\n\r\n%s", len(body), body)
 			res, err := http.ReadResponse(br, nil)
 			if err != nil {
-				t.Fatalf("request %d: %v", i, err)
+				t.Fatal(err)
 			}
-			body, err := io.ReadAll(res.Body)
-			if err != nil || !strings.Contains(string(body), "approved") {
-				t.Fatalf("request %d: %q, %v", i, body, err)
+			got, err := io.ReadAll(res.Body)
+			if err != nil || !strings.Contains(string(got), want) {
+				t.Fatalf("got %q, %v, want %s", got, err, want)
 			}
 			time.Sleep(90 * time.Second)
+			return res
+		}
+		for range 3 {
+			if res := request(`{"jsonrpc":"2.0","id":1,"method":"ping"}`, `"result":{}`); res.Close {
+				t.Error("a response that is not held ends the connection")
+			}
+		}
+		go func() {
+			<-f.began
+			time.Sleep(time.Hour)
+			f.answer <- "approved"
+		}()
+		if res := request(askBody, "approved"); !res.Close {
+			t.Error("a held response does not say that it ends the connection")
+		}
+		if _, err := br.ReadByte(); err != io.EOF {
+			t.Errorf("after a held response: %v, want the end", err)
 		}
 	})
 }

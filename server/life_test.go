@@ -35,17 +35,23 @@ func (f *fixture) hold(t *testing.T, ctx context.Context, r raw) *http.Response 
 func TestHangUp(t *testing.T) {
 	for _, tt := range []struct {
 		name    string
+		inline  bool
 		session bool
 		raw     raw
-		after   time.Duration
+		after   time.Duration // the call ends
+		grace   time.Duration // its exchange does
 	}{
-		{"bare", false, raw{body: askBody}, 0},
-		{"2026-07-28", false, raw{body: askBodyNew, version: "2026-07-28", header: newHeader}, 0},
-		{"session", true, raw{body: askBody, version: "2025-11-25"}, time.Minute},
+		{"bare", false, false, raw{body: askBody}, 0, 0},
+		{"2026-07-28", false, false, raw{body: askBodyNew, version: "2026-07-28", header: newHeader}, 0, 0},
+		{"session", false, true, raw{body: askBody, version: "2025-11-25"}, 0, time.Minute},
+		{"bare, in the handler", true, false, raw{body: askBody}, 0, 0},
+		{"2026-07-28, in the handler", true, false, raw{body: askBodyNew, version: "2026-07-28", header: newHeader}, 0, 0},
+		{"session, in the handler", true, true, raw{body: askBody, version: "2025-11-25"}, time.Minute, time.Minute},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				f := serve(t, Options{}, true)
+				f.inline = tt.inline
 				if tt.session {
 					tt.raw.session = f.initialize(t)
 				}
@@ -59,7 +65,15 @@ func TestHangUp(t *testing.T) {
 					t.Errorf("the call ended %s after its client hung up, want %s", got, tt.after)
 				}
 				synctest.Wait()
-				if n := len(f.srv.calls.exchanges); n != 0 {
+				if rest := tt.grace - tt.after; rest > 0 {
+					time.Sleep(rest - time.Millisecond)
+					if n := f.exchanges(); n != 1 {
+						t.Errorf("%d exchanges can be resumed, want 1", n)
+					}
+					time.Sleep(time.Millisecond)
+					synctest.Wait()
+				}
+				if n := f.exchanges(); n != 0 {
 					t.Errorf("%d exchanges are left", n)
 				}
 				if len(f.delivered) != 0 {
@@ -68,6 +82,12 @@ func TestHangUp(t *testing.T) {
 			})
 		})
 	}
+}
+
+func (f *fixture) exchanges() int {
+	f.srv.calls.mu.Lock()
+	defer f.srv.calls.mu.Unlock()
+	return len(f.srv.calls.exchanges)
 }
 
 // Hung-up calls leave no goroutine, wait or descriptor behind.
@@ -140,9 +160,19 @@ func (u used) wantBack(t *testing.T) {
 }
 
 // A cut connection is resumed with GET, as often as it is cut, and the answer then counts as delivered.
-func TestResume(t *testing.T) {
+func TestResume(t *testing.T) { everyWay(t, testResume) }
+
+// everyWay runs a test with calls that wait in the server, as they do, and with ones that wait in their handlers, as those of a
+// batch do.
+func everyWay(t *testing.T, test func(t *testing.T, inline bool)) {
+	t.Run("parked", func(t *testing.T) { test(t, false) })
+	t.Run("in the handler", func(t *testing.T) { test(t, true) })
+}
+
+func testResume(t *testing.T, inline bool) {
 	synctest.Test(t, func(t *testing.T) {
 		f := serve(t, Options{}, true)
+		f.inline = inline
 		id := f.initialize(t)
 		ctx, cancel := context.WithCancel(t.Context())
 		res := f.hold(t, ctx, raw{body: askBody, session: id, version: "2025-11-25"})
@@ -165,6 +195,10 @@ func TestResume(t *testing.T) {
 			if res.StatusCode != http.StatusOK || time.Since(start) != 0 {
 				t.Fatalf("GET: %s after %s, want 200 at once", res.Status, time.Since(start))
 			}
+			if !inline {
+				<-f.ended
+				<-f.began
+			}
 			ev = readEvents(res.Body)
 			for time.Since(start) < 10*time.Minute { // longer than the grace
 				if _, data, ok := ev.next(); !ok || !strings.HasPrefix(data, ":") {
@@ -179,16 +213,19 @@ func TestResume(t *testing.T) {
 		}
 		<-f.delivered
 		synctest.Wait()
-		if n := len(f.srv.calls.exchanges); n != 0 {
+		if n := f.exchanges(); n != 0 {
 			t.Errorf("%d exchanges are left", n)
 		}
 	})
 }
 
 // An answer that came while the client was away is delivered when it resumes.
-func TestAnsweredWhileAway(t *testing.T) {
+func TestAnsweredWhileAway(t *testing.T) { everyWay(t, testAnsweredWhileAway) }
+
+func testAnsweredWhileAway(t *testing.T, inline bool) {
 	synctest.Test(t, func(t *testing.T) {
 		f := serve(t, Options{}, true)
+		f.inline = inline
 		id := f.initialize(t)
 		ctx, cancel := context.WithCancel(t.Context())
 		res := f.hold(t, ctx, raw{body: askBody, session: id, version: "2025-11-25"})
@@ -196,7 +233,12 @@ func TestAnsweredWhileAway(t *testing.T) {
 		cancel()
 		res.Body.Close()
 		synctest.Wait()
-		f.answer <- "approved"
+		answer := func() { f.answer <- "approved" }
+		if inline {
+			answer()
+		} else {
+			go answer() // there for whoever asks next
+		}
 		synctest.Wait()
 		if len(f.delivered) != 0 {
 			t.Fatal("delivered while nobody was there")
@@ -214,8 +256,11 @@ func TestAnsweredWhileAway(t *testing.T) {
 }
 
 // A second GET for a stream that is still connected is refused and changes nothing.
-func TestResumeOfLiveStream(t *testing.T) {
+func TestResumeOfLiveStream(t *testing.T) { everyWay(t, testResumeOfLiveStream) }
+
+func testResumeOfLiveStream(t *testing.T, inline bool) {
 	f := serve(t, Options{}, false)
+	f.inline = inline
 	id := f.initialize(t)
 	res := f.hold(t, t.Context(), raw{body: askBody, session: id, version: "2025-11-25"})
 	defer res.Body.Close()
@@ -236,8 +281,11 @@ func TestResumeOfLiveStream(t *testing.T) {
 	<-f.delivered
 }
 
-func TestDelete(t *testing.T) {
+func TestDelete(t *testing.T) { everyWay(t, testDelete) }
+
+func testDelete(t *testing.T, inline bool) {
 	f := serve(t, Options{}, false)
+	f.inline = inline
 	f.warm(t)
 	before := usage(t)
 	id := f.initialize(t)
@@ -431,8 +479,10 @@ func TestThousand(t *testing.T) {
 	for range n {
 		<-f.delivered
 	}
-	for _, c := range cs {
-		c.Close()
+	for version, c := range cs {
+		if err := c.Close(); err != nil {
+			t.Errorf("closing the session of %s: %v", version, err)
+		}
 	}
 	f.wantIdle(t)
 	f.client.CloseIdleConnections()

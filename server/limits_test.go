@@ -11,10 +11,14 @@ import (
 	"testing/synctest"
 )
 
-// What waits keeps what it sent. So much of that is taken and no more; light requests always are.
-func TestBodiesInProgress(t *testing.T) {
+// What waits in its handler keeps what it sent. So much of that is taken and no more; light requests always are. A parked call
+// keeps nothing of it.
+func TestBodiesInProgress(t *testing.T) { everyWay(t, testBodiesInProgress) }
+
+func testBodiesInProgress(t *testing.T, inline bool) {
 	synctest.Test(t, func(t *testing.T) {
 		f := serve(t, Options{}, true)
+		f.inline = inline
 		heavy := strings.Replace(askBody, `"arguments":{}`, `"arguments":{},"_meta":{"junk":"`+strings.Repeat("x", maxBody-1000)+`"}`, 1)
 		if heavy == askBody {
 			t.Fatal("askBody has no arguments")
@@ -24,6 +28,16 @@ func TestBodiesInProgress(t *testing.T) {
 		for range fits {
 			res := f.hold(t, ctx, raw{body: heavy})
 			defer res.Body.Close()
+		}
+		if !inline {
+			synctest.Wait()
+			f.srv.bodies.mu.Lock()
+			defer f.srv.bodies.mu.Unlock()
+			if f.srv.bodies.taken != 0 {
+				t.Errorf("%d bytes are in progress while calls are parked, want none", f.srv.bodies.taken)
+			}
+			cancel()
+			return
 		}
 		for _, tt := range []struct {
 			name, body, want string

@@ -5,7 +5,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
+	"net"
+	"runtime/debug"
+	"time"
 
 	"github.com/modelcontextprotocol/go-sdk/jsonrpc"
 	"github.com/modelcontextprotocol/go-sdk/mcp"
@@ -13,10 +17,7 @@ import (
 	"github.com/bot-bottle/supervise/tools"
 )
 
-var (
-	errTaken     = errors.New("another connection has resumed this stream")
-	errCancelled = errors.New("the client cancelled the call")
-)
+var errCancelled = errors.New("the client cancelled the call")
 
 // parked is a call that waits for a person and costs no more than its connection. To the SDK it is over: it was answered with
 // a pending answer, which the exchange's stream withholds. The result that the call comes to in the end is encoded by the
@@ -78,15 +79,12 @@ func (r *registry) withhold(e *exchange, event, answers string) bool {
 	return true
 }
 
-// take makes the caller the one that waits for e's answer, on its connection; whoever did before ends. Nil: nobody is to wait.
+// take makes the caller the one that waits for e's answer, on its connection. Nil: nobody is to wait.
 func (r *registry) take(e *exchange, cancel context.CancelCauseFunc) (*parked, *call) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.exchanges[e.key] != e || e.parked == nil || e.session != nil && e.session.ending {
 		return nil, nil
-	}
-	for c := range e.running {
-		c.cancel(errTaken)
 	}
 	e.delivered = nil // what a connection that is gone was to deliver
 	return e.parked, r.runLocked(e, cancel)
@@ -110,6 +108,70 @@ func (r *registry) cancelled(sessionID string, id jsonrpc.ID) {
 	}
 }
 
+// detach has a held call go on without net/http, whose buffers, goroutines and deep stack are most of what is left of it: what
+// is written from here on is chunks on the bare connection, which ends with the response, as its header said.
+func (q *request) detach() bool {
+	if !q.out.withheld() || q.alone != nil && !q.alone() {
+		return false
+	}
+	ctx, drop := context.WithCancelCause(q.s.base)
+	conn, stop := q.out.detach(ctx, drop)
+	if conn == nil {
+		drop(nil)
+		return false
+	}
+	stop(nil)
+	q.lighten()
+	q.s.requests.Add(2)
+	go func() {
+		defer q.s.requests.Done()
+		conn.Read(make([]byte, 1)) // nothing is to come any more
+		drop(errHungUp)
+	}()
+	go q.hold(conn)
+	return true
+}
+
+func (q *request) hold(conn net.Conn) {
+	defer q.s.requests.Done()
+	defer q.s.conns.gone(conn)
+	defer conn.Close()
+	defer func() {
+		if v := recover(); v != nil {
+			q.s.log.Error("a held call failed", "panic", v, "stack", string(debug.Stack()))
+		}
+	}()
+	defer q.out.finish()
+	defer q.leave()
+	q.wait()
+}
+
+// detach returns the connection and what ends the context of before; nil if it cannot be had.
+func (w *stream) detach(ctx context.Context, drop context.CancelCauseFunc) (net.Conn, context.CancelCauseFunc) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if !w.closes || !w.events || w.over || w.ctx.Err() != nil {
+		return nil, nil
+	}
+	conn, _, err := w.rc.Hijack()
+	if err != nil {
+		return nil, nil // as in a test, where there is none
+	}
+	stop := w.drop
+	w.conn, w.rw, w.rc, w.ctx, w.drop = conn, nil, nil, ctx, drop
+	return conn, stop
+}
+
+// finish ends the response on a bare connection.
+func (w *stream) finish() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if !w.broken {
+		w.conn.SetWriteDeadline(time.Now().Add(w.within))
+		io.WriteString(w.conn, "0\r\n\r\n")
+	}
+}
+
 // wait waits, where the SDK's answer was withheld, until there is another one, and sends that.
 func (q *request) wait() {
 	if !q.out.withheld() {
@@ -123,7 +185,6 @@ func (q *request) wait() {
 	}
 	defer q.s.calls.finish(q.e, c)
 	defer context.AfterFunc(q.s.life, func() { cancel(context.Cause(q.s.life)) })()
-	q.lighten()
 	if res := p.wait(tools.WithCall(ctx, p.call), q.out.notify); res != nil {
 		q.reply(p, res)
 	}

@@ -35,7 +35,7 @@ import (
 const (
 	maxBody         = 1 << 20
 	maxBatch        = 16       // messages in one body: the answer to a few bytes can be long
-	maxBodies       = 32 << 20 // of all requests in progress, held calls too, that are not light
+	maxBodies       = 32 << 20 // of all requests in progress that are not light
 	lightBody       = 16 << 10 // a body that is always taken
 	maxHeader       = 64 << 10
 	maxStreams      = 1024 // GETs and subscriptions/listen, which end when the client likes

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"strings"
 	"sync"
@@ -30,18 +31,23 @@ type stream struct {
 	beats  *wheel
 	within time.Duration // for one write
 	// sent is told of each message that went out on a live connection: the event's id, and what the message answers.
-	sent func(event, answers string)
+	sent   func(event, answers string)
+	closes bool // the connection ends with the response, which says so
 	// withhold tells whether such a message is not to go out. Nil: none.
 	withhold func(event, answers string) bool
 
-	mu        sync.Mutex // guards rw and what follows
+	mu        sync.Mutex // guards rw, rc and what follows
+	conn      net.Conn   // where it writes, once it is detached; rw and rc are nil then
 	committed bool       // the headers are out
 	events    bool       // it is an event stream
 	framed    bool       // the SDK writes bare JSON into an event stream
 	between   bool       // what was written last ended an event
 	wrote     time.Time  // when that was
 	over      bool       // the request has ended, or the connection is broken
+	broken    bool       // the connection is
 	held      bool       // a message was withheld
+	prime     []byte     // the SDK's first event, which only tells its id: it goes out with the next one, whose headers are better known
+	primeID   string
 
 	due   time.Time     // guarded by beats.mu
 	place *list.Element // guarded by beats.mu
@@ -67,7 +73,9 @@ func (w *stream) commitLocked(status int) {
 	w.committed = true
 	w.between = true
 	w.events = status == http.StatusOK && strings.HasPrefix(w.rw.Header().Get("Content-Type"), "text/event-stream")
-	if w.events {
+	if !w.events {
+		w.prime = nil
+	} else {
 		w.rw.Header().Set("X-Accel-Buffering", "no")
 		w.beats.add(w)
 	}
@@ -77,6 +85,12 @@ func (w *stream) commitLocked(status int) {
 func (w *stream) Write(p []byte) (int, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if w.closes && !w.committed && !w.over {
+		if name, answers := parseEvent(p); name != "" && answers == "" {
+			w.prime, w.primeID = bytes.Clone(p), name
+			return len(p), nil
+		}
+	}
 	w.commitLocked(http.StatusOK)
 	if w.over {
 		return 0, errClosed
@@ -112,8 +126,13 @@ func (w *stream) send(name, answers string, data []byte) error {
 func (w *stream) sendLocked(name, answers string, data []byte) error {
 	// Before, not after: a client may well hang up the moment it has read its answer.
 	live := w.ctx.Err() == nil
-	if err := w.writeLocked(data, w.within); err != nil {
+	prime := w.prime
+	w.prime = nil
+	if err := w.writeLocked(append(prime, data...), w.within); err != nil {
 		return err
+	}
+	if live && prime != nil {
+		w.sent(w.primeID, "")
 	}
 	if live && w.sent != nil && (name != "" || answers != "") {
 		w.sent(name, answers)
@@ -130,13 +149,18 @@ func (w *stream) withheld() bool {
 
 // writeLocked writes and, on an event stream, flushes: the SDK ignores the errors of its own flushes.
 func (w *stream) writeLocked(p []byte, within time.Duration) error {
-	w.rc.SetWriteDeadline(time.Now().Add(within)) // an error means that there is no connection, as in a test
-	_, err := w.rw.Write(p)
-	if err == nil && w.events {
-		err = w.flushLocked()
+	var err error
+	if w.conn != nil {
+		w.conn.SetWriteDeadline(time.Now().Add(within))
+		_, err = w.conn.Write(fmt.Appendf(nil, "%x\r\n%s\r\n", len(p), p))
+	} else {
+		w.rc.SetWriteDeadline(time.Now().Add(within)) // an error means that there is no connection, as in a test
+		if _, err = w.rw.Write(p); err == nil && w.events {
+			err = w.flushLocked()
+		}
 	}
 	if err != nil {
-		w.over = true
+		w.over, w.broken = true, true
 		w.drop(fmt.Errorf("%w: %w", errSlow, err))
 		return err
 	}
@@ -145,6 +169,9 @@ func (w *stream) writeLocked(p []byte, within time.Duration) error {
 }
 
 func (w *stream) flushLocked() error {
+	if w.conn != nil {
+		return nil
+	}
 	if err := w.rc.Flush(); err != nil && !errors.Is(err, http.ErrNotSupported) {
 		return err
 	}
@@ -158,6 +185,9 @@ func (w *stream) FlushError() error {
 	if w.over {
 		return errClosed
 	}
+	if w.prime != nil {
+		return nil
+	}
 	return w.flushLocked()
 }
 
@@ -166,8 +196,11 @@ func (w *stream) hold() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if !w.over && !w.committed && strings.HasPrefix(w.rw.Header().Get("Content-Type"), "text/event-stream") {
+		if w.closes {
+			w.rw.Header().Set("Connection", "close")
+		}
 		w.commitLocked(http.StatusOK)
-		w.writeLocked([]byte(": waiting\n\n"), w.within) // a broken connection ends the request
+		w.sendLocked("", "", []byte(": waiting\n\n")) // a broken connection ends the request
 	}
 }
 
@@ -181,6 +214,9 @@ func (w *stream) resume() {
 		h.Set("Cache-Control", "no-cache, no-transform")
 		h.Set("Content-Type", "text/event-stream")
 		h.Set("Connection", "keep-alive")
+		if w.closes {
+			h.Set("Connection", "close")
+		}
 		w.commitLocked(http.StatusOK)
 		w.writeLocked([]byte(": resumed\n\n"), w.within)
 	}
@@ -203,9 +239,15 @@ func (w *stream) beat(every, within time.Duration) {
 func (w *stream) end() (final bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if w.prime != nil && !w.over {
+		w.commitLocked(http.StatusOK)
+		w.sendLocked("", "", nil)
+	}
 	w.over = true
 	w.beats.remove(w)
-	w.rc.SetWriteDeadline(time.Now().Add(w.within)) // for what net/http writes to end the response
+	if w.conn == nil {
+		w.rc.SetWriteDeadline(time.Now().Add(w.within)) // for what net/http writes to end the response
+	}
 	return w.committed && !w.events
 }
 

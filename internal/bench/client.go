@@ -26,6 +26,7 @@ type conn struct {
 	br  *bufio.Reader
 	era string
 	sid string
+	end bool // the last response said that it is the last one here
 }
 
 func dial(ctx context.Context, addr, era string) (*conn, error) {
@@ -74,10 +75,23 @@ func (c *conn) roundTrip(path, header, body string) (*http.Response, error) {
 		b.WriteString("Mcp-Session-Id: " + c.sid + "\r\n")
 	}
 	b.WriteString("\r\n" + body)
+	if c.end {
+		c.Close()
+		nc, err := net.Dial("tcp", c.RemoteAddr().String())
+		if err != nil {
+			return nil, err
+		}
+		c.Conn, c.end = nc, false
+		c.br.Reset(nc)
+	}
 	if _, err := io.WriteString(c, b.String()); err != nil {
 		return nil, err
 	}
-	return http.ReadResponse(c.br, nil)
+	resp, err := http.ReadResponse(c.br, nil)
+	if err == nil {
+		c.end = resp.Close
+	}
+	return resp, err
 }
 
 const newMeta = `"io.modelcontextprotocol/protocolVersion":"` + newEra + `","io.modelcontextprotocol/clientInfo":{"name":"claude-code","version":"1"},"io.modelcontextprotocol/clientCapabilities":{}`
