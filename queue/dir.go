@@ -60,7 +60,7 @@ type Dir struct {
 
 	mu       sync.Mutex
 	closed   bool
-	waiters  map[ID][]chan<- result
+	waiters  map[ID][]chan<- *result
 	moved    bool             // waiters changed since presence.json was written
 	open     map[ID]*standing // proposals outside processed/
 	bad      map[string]*badName
@@ -114,7 +114,7 @@ func OpenDir(dir string, opts Options) (*Dir, error) {
 	d := &Dir{
 		opts: opts, path: path,
 		log:     cmp.Or(opts.Logger, slog.New(slog.DiscardHandler)).With("bottle", opts.Slug),
-		waiters: map[ID][]chan<- result{},
+		waiters: map[ID][]chan<- *result{},
 		open:    map[ID]*standing{},
 		bad:     map[string]*badName{},
 		moving:  map[ID]int{},
@@ -339,43 +339,52 @@ func (b *box) get(id ID) (found, error) {
 
 // Wait implements Mailbox.
 func (d *Dir) Wait(ctx context.Context, id ID) (Response, error) {
-	if _, err := ParseID(string(id)); err != nil {
-		return Response{}, fmt.Errorf("%w: %w", err, ErrNotFound)
+	ch, res := d.join(ctx, id)
+	if ch != nil {
+		defer d.leave(id, ch)
 	}
-	ch := make(chan result, 1)
+	if res == nil { // from here on little of the stack is in use, so that the runtime can take the rest back
+		select {
+		case res = <-ch:
+		case <-ctx.Done():
+			res = &result{err: context.Cause(ctx)}
+		case <-d.done:
+			res = &result{err: ErrClosed}
+		}
+	}
+	return res.r, res.err
+}
+
+// join has id waited for, or tells its result. The caller must leave with the channel, if there is one.
+func (d *Dir) join(ctx context.Context, id ID) (chan *result, *result) {
+	if _, err := ParseID(string(id)); err != nil {
+		return nil, &result{err: fmt.Errorf("%w: %w", err, ErrNotFound)}
+	}
+	ch := make(chan *result, 1)
 	d.mu.Lock()
 	if d.closed {
 		d.mu.Unlock()
-		return Response{}, ErrClosed
+		return nil, &result{err: ErrClosed}
 	}
 	first := len(d.waiters) == 0
 	d.waiters[id] = append(d.waiters[id], ch)
 	d.moved = true
 	d.mu.Unlock()
-	defer d.leave(id, ch)
 
 	// What came before that no event will announce.
 	e, err := d.now(ctx, id)
-	if err != nil && (errors.Is(err, ErrNotFound) || errors.Is(err, ErrBad) || !d.isOpen(id)) {
-		return Response{}, err
-	} // else the directory is gone for a while, and the answer comes when it is back
-	if e.Response != nil {
-		return *e.Response, nil
-	}
+	switch {
+	case err != nil && (errors.Is(err, ErrNotFound) || errors.Is(err, ErrBad) || !d.isOpen(id)):
+		return ch, &result{err: err}
+	case err == nil && e.Response != nil:
+		return ch, &result{r: *e.Response}
+	} // an error else: the directory is gone for a while, and the answer comes when it is back
 	if first {
 		d.wake() // to poll, from now on
 	}
-	select {
-	case res := <-ch:
-		return res.r, res.err
-	case <-ctx.Done():
-		return Response{}, context.Cause(ctx)
-	case <-d.done:
-		return Response{}, ErrClosed
-	}
+	return ch, nil
 }
 
-// now is Get for one that may well be open and undecided: then the loop tells of its answer, and there is nothing to read.
 func (d *Dir) now(ctx context.Context, id ID) (Entry, error) {
 	d.mu.Lock()
 	s := d.open[id]
@@ -392,7 +401,7 @@ func (d *Dir) isOpen(id ID) bool {
 	return !d.closed && d.open[id] != nil
 }
 
-func (d *Dir) leave(id ID, ch chan<- result) {
+func (d *Dir) leave(id ID, ch chan<- *result) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if i := slices.Index(d.waiters[id], ch); i >= 0 {

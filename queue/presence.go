@@ -62,7 +62,7 @@ type presenceJSONFile struct {
 	Waiting map[ID]int `json:"waiting"`
 }
 
-func presenceJSON(waiters map[ID][]chan<- result) []byte {
+func presenceJSON(waiters map[ID][]chan<- *result) []byte {
 	f := presenceJSONFile{Waiting: make(map[ID]int, len(waiters))}
 	for id, w := range waiters {
 		f.Waiting[id] = len(w)

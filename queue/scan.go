@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"time"
 
@@ -142,8 +143,12 @@ func (l *dirLoop) event(ev fsnotify.Event, ok bool) {
 	switch id, role := splitName(name); {
 	case id != "" && role == proposalSuffix: // only this sidecar makes them, and archives them
 	case id != "" && role == responseSuffix:
-		if ev.Op&^(fsnotify.Remove|fsnotify.Rename) != 0 && !l.glance(id) {
+		switch {
+		case ev.Op&^(fsnotify.Remove|fsnotify.Rename) == 0:
+		case !l.glance(id):
 			l.rung = true
+		default:
+			runtime.Gosched() // whoever waits for it goes on first, here, and not when another thread has woken up
 		}
 	case name == presenceFile, isTemp(name) && !strings.HasPrefix(name, ".operator-"): // this sidecar's own
 	case isTemp(name) && l.proven: // a name that counts follows
@@ -180,7 +185,7 @@ func (l *dirLoop) glance(id ID) bool {
 	if _, ok := l.delivers.at[id]; !ok {
 		l.open[id] = &standing{p: s.p, seen: s.seen, resp: &r, respSeen: newSeen(info.ModTime())}
 	}
-	l.give(id, result{r: r})
+	l.give(id, &result{r: r})
 	return true
 }
 

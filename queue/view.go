@@ -203,15 +203,15 @@ func (v *view) commit() {
 	}
 	v.Dir.flooded = v.flooded
 	for id, r := range v.answers {
-		v.give(id, result{r: r})
+		v.give(id, &result{r: r})
 	}
 	for id, err := range v.failed {
-		v.give(id, result{err: err})
+		v.give(id, &result{err: err})
 	}
 }
 
 // give needs mu held.
-func (d *Dir) give(id ID, res result) {
+func (d *Dir) give(id ID, res *result) {
 	for _, ch := range d.waiters[id] {
 		ch <- res // has room for the one result it ever gets
 		d.moved = true
