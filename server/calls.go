@@ -52,7 +52,6 @@ func (s *Server) call(ctx context.Context, method string, req mcp.Request, next 
 		return nil, errHungUp
 	}
 	defer s.calls.finish(e, c)
-	defer context.AfterFunc(s.life, func() { cancel(context.Cause(s.life)) })()
 
 	if p, ok := req.GetParams().(*mcp.CallToolParamsRaw); ok && p != nil && p.Meta != nil {
 		p.Meta = slim(map[string]any(p.Meta)).(map[string]any)

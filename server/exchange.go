@@ -6,6 +6,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/bot-bottle/supervise/tools"
 )
 
 var (
@@ -27,6 +29,7 @@ type registry struct {
 	exchanges map[string]*exchange
 	sessions  map[string]*session
 	lingering int           // exchanges that wait to be resumed
+	down      bool          // calls are to be answered at once
 	drained   chan struct{} // not nil: somebody waits until no held call has a connection
 	closing   sync.WaitGroup
 }
@@ -110,9 +113,10 @@ func (r *registry) get(sessionID, lastEventID string) (s *session, e *exchange, 
 	return s, e, false
 }
 
-// leave ends one request's part in s and e, either of which may be nil, and runs what waits for delivery. Final tells that the
-// request was answered as a whole, with something else than an event stream: nothing is left to resume.
-func (r *registry) leave(s *session, e *exchange, final bool) {
+// leave ends one request's part in s and e, either of which may be nil, and runs what waits for delivery. What it returns, if
+// anything, is to be run when the response has ended. Final tells that the request was answered as a whole, with something else
+// than an event stream: nothing is left to resume.
+func (r *registry) leave(s *session, e *exchange, final bool) (then func()) {
 	r.mu.Lock()
 	if s != nil {
 		s.open--
@@ -147,12 +151,13 @@ func (r *registry) leave(s *session, e *exchange, final bool) {
 	for _, f := range delivered {
 		rest = append(rest, f())
 	}
-	if rest != nil {
-		r.closing.Go(func() {
-			for _, f := range rest {
-				f()
-			}
-		})
+	if rest == nil {
+		return nil
+	}
+	return func() {
+		for _, f := range rest {
+			f()
+		}
 	}
 }
 
@@ -229,6 +234,9 @@ func (r *registry) runLocked(e *exchange, cancel context.CancelCauseFunc) *call 
 	e.running[c] = true
 	if e.session == nil && e.post.ctx.Err() != nil {
 		cancel(errHungUp) // hungUp came too early to see it
+	}
+	if r.down {
+		cancel(tools.ErrShutdown)
 	}
 	return c
 }
@@ -374,6 +382,18 @@ func (r *registry) checkDrainedLocked() {
 	if r.drained != nil && r.drainingLocked() == 0 {
 		close(r.drained)
 		r.drained = nil
+	}
+}
+
+// shutdown has all calls answered, also those that begin from now on.
+func (r *registry) shutdown() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.down = true
+	for _, e := range r.exchanges {
+		for c := range e.running {
+			c.cancel(tools.ErrShutdown)
+		}
 	}
 }
 

@@ -42,8 +42,12 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer func() {
-		if q != nil {
-			q.leave()
+		if q == nil {
+			return
+		}
+		q.leave()
+		if q.then != nil {
+			s.calls.closing.Go(q.then)
 		}
 	}()
 	q.handler.ServeHTTP(q.out, q.r)
@@ -178,6 +182,7 @@ type request struct {
 	streams bool        // it is counted among the streams
 	alone   func() bool // stops what tells of a hang-up while the SDK's handler runs; may be nil
 	after   func()      // what else is to be done at its end; may be nil
+	then    func()      // what is to be done when its response has ended; may be nil
 }
 
 func (q *request) leave() {
@@ -307,7 +312,7 @@ func (q *request) post(msgs []message) {
 	q.alone = context.AfterFunc(q.out.ctx, func() { s.calls.hungUp(e) })
 	q.after = func() {
 		q.alone()
-		s.calls.leave(nil, e, q.out.end())
+		q.then = s.calls.leave(nil, e, q.out.end())
 		if e.opened != "" && !s.hasSession(e.opened) {
 			s.calls.forget(e.opened)
 		}
@@ -319,7 +324,7 @@ func (q *request) join(e *exchange) {
 	q.e = e
 	q.out.closes = e.owed == 1 && q.r.ProtoAtLeast(1, 1)
 	q.out.sent = func(event, answers string) { q.s.calls.sent(e, event, answers) }
-	q.out.withhold = func(event, answers string) bool { return q.s.calls.withhold(e, event, answers) }
+	q.out.withhold = func(event, answers string, data []byte) bool { return q.s.calls.withhold(e, event, answers, data) }
 }
 
 func newExchange(out *stream, msgs []message) *exchange {
@@ -355,7 +360,7 @@ func (q *request) get() {
 	q.r = q.r.WithContext(context.WithValue(q.r.Context(), resumeKey{}, q.out))
 	q.after = func() {
 		q.out.end()
-		q.s.calls.leave(sess, e, false) // a refused GET leaves the exchange as it was
+		q.then = q.s.calls.leave(sess, e, false) // a refused GET leaves the exchange as it was
 	}
 }
 

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -9,6 +10,8 @@ import (
 	"maps"
 	"net"
 	"runtime/debug"
+	"slices"
+	"strconv"
 	"time"
 
 	"github.com/modelcontextprotocol/go-sdk/jsonrpc"
@@ -16,6 +19,10 @@ import (
 
 	"github.com/bot-bottle/supervise/tools"
 )
+
+// clientFirst is how long what an answer leaves to do waits, which is its archiving mostly: the client has just been woken up,
+// and on few processors it would wait for that.
+const clientFirst = time.Millisecond
 
 var errCancelled = errors.New("the client cancelled the call")
 
@@ -26,26 +33,28 @@ type parked struct {
 	wait    tools.Wait
 	call    *tools.Call
 	standIn *mcp.CallToolResult // as the SDK completed it
-	event   string              // the id of its event, if it has one
+	head    []byte              // its event up to the result
+	event   string              // the id of that, if it has one
 	id      string              // of the request that it answers, in JSON
 }
 
-// answer is the message that goes out instead of the stand-in.
+const (
+	resultKey = `,"result":` // before the stand-in's result: in a string its quotes would be escaped
+	eventTail = "}\n\n"      // behind it
+)
+
+// answer is the event that goes out instead of the stand-in's: the same one, with the result that there is now.
 func (p *parked) answer(res *mcp.CallToolResult) ([]byte, error) {
 	full := *p.standIn
 	full.Content, full.StructuredContent, full.IsError = res.Content, res.StructuredContent, res.IsError
 	full.Meta = mcp.Meta{}
 	maps.Copy(full.Meta, p.standIn.Meta) // what the SDK says of this server
 	maps.Copy(full.Meta, res.Meta)
-	result, err := json.Marshal(&full)
+	result, err := full.MarshalJSON()
 	if err != nil {
 		return nil, err
 	}
-	id, err := idOf(p.id)
-	if err != nil {
-		return nil, err
-	}
-	return jsonrpc.EncodeMessage(&jsonrpc.Response{ID: id, Result: result})
+	return slices.Concat(p.head, result, []byte(eventTail)), nil
 }
 
 func idOf(raw string) (jsonrpc.ID, error) {
@@ -66,14 +75,18 @@ func (r *registry) park(e *exchange, p *parked) {
 }
 
 // withhold tells whether an answer is the stand-in for one that is waited for.
-func (r *registry) withhold(e *exchange, event, answers string) bool {
+func (r *registry) withhold(e *exchange, event, answers string, data []byte) bool {
+	at := bytes.Index(data, []byte(resultKey))
+	if at < 0 || !bytes.HasSuffix(data, []byte(eventTail)) {
+		return false // not as the SDK writes it: the stand-in is the answer
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.exchanges[e.key] != e || e.parked == nil {
 		return false
 	}
 	p := e.parked
-	p.event, p.id = event, answers
+	p.event, p.id, p.head = event, answers, bytes.Clone(data[:at+len(resultKey)])
 	p.standIn.Content = nil // it is encoded
 	delete(p.standIn.Meta, tools.DecisionKey)
 	return true
@@ -126,24 +139,36 @@ func (q *request) detach() bool {
 	go func() {
 		defer q.s.requests.Done()
 		conn.Read(make([]byte, 1)) // nothing is to come any more
+		q.out.lost.Store(true)
 		drop(errHungUp)
 	}()
 	go q.hold(conn)
 	return true
 }
 
+// hold is the rest of a detached request.
 func (q *request) hold(conn net.Conn) {
 	defer q.s.requests.Done()
-	defer q.s.conns.gone(conn)
-	defer conn.Close()
 	defer func() {
 		if v := recover(); v != nil {
 			q.s.log.Error("a held call failed", "panic", v, "stack", string(debug.Stack()))
 		}
 	}()
-	defer q.out.finish()
-	defer q.leave()
+	defer q.end(conn)
 	q.wait()
+}
+
+func (q *request) end(conn net.Conn) {
+	q.leave()
+	q.out.finish()
+	if q.then != nil {
+		time.Sleep(clientFirst)
+	}
+	conn.Close()
+	q.s.conns.gone(conn)
+	if q.then != nil {
+		q.then()
+	}
 }
 
 // detach returns the connection and what ends the context of before; nil if it cannot be had.
@@ -162,13 +187,43 @@ func (w *stream) detach(ctx context.Context, drop context.CancelCauseFunc) (net.
 	return conn, stop
 }
 
-// finish ends the response on a bare connection.
+const lastChunk = "0\r\n\r\n"
+
+// chunkLocked writes to a bare connection.
+func (w *stream) chunkLocked(p []byte, within time.Duration) error {
+	buf := make([]byte, 0, len(p)+32)
+	buf = strconv.AppendInt(buf, int64(len(p)), 16)
+	buf = append(buf, "\r\n"...)
+	buf = append(buf, p...)
+	buf = append(buf, "\r\n"...)
+	if w.last {
+		buf = append(buf, lastChunk...)
+	}
+	w.conn.SetWriteDeadline(time.Now().Add(within))
+	_, err := w.conn.Write(buf)
+	return err
+}
+
+// answer writes the event that the response ends with.
+func (w *stream) answer(name, answers string, data []byte) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.over {
+		return errClosed
+	}
+	w.last = w.conn != nil
+	err := w.sendLocked(name, answers, data)
+	w.over = w.over || w.last
+	return err
+}
+
+// finish ends the response on a bare connection, unless its answer has.
 func (w *stream) finish() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if !w.broken {
+	if !w.broken && !w.last {
 		w.conn.SetWriteDeadline(time.Now().Add(w.within))
-		io.WriteString(w.conn, "0\r\n\r\n")
+		io.WriteString(w.conn, lastChunk)
 	}
 }
 
@@ -177,14 +232,16 @@ func (q *request) wait() {
 	if !q.out.withheld() {
 		return
 	}
-	ctx, cancel := context.WithCancelCause(q.out.ctx)
-	defer cancel(nil)
+	ctx, cancel := q.out.ctx, q.out.drop
+	if q.out.conn == nil { // its end is that of what is written, too
+		ctx, cancel = context.WithCancelCause(ctx)
+		defer cancel(nil)
+	}
 	p, c := q.s.calls.take(q.e, cancel)
 	if p == nil {
 		return
 	}
 	defer q.s.calls.finish(q.e, c)
-	defer context.AfterFunc(q.s.life, func() { cancel(context.Cause(q.s.life)) })()
 	if res := p.wait(tools.WithCall(ctx, p.call), q.out.notify); res != nil {
 		q.reply(p, res)
 	}
@@ -196,8 +253,9 @@ func (q *request) reply(p *parked, res *mcp.CallToolResult) {
 		q.s.log.Error("an answer cannot be encoded", "err", err)
 		return
 	}
-	if q.out.send(p.event, p.id, event(p.event, data)) == nil && q.e.session != nil {
-		q.s.events.replace(q.e.session.id, p.event, data)
+	if q.out.answer(p.event, p.id, data) == nil && q.e.session != nil {
+		_, msg, _ := bytes.Cut(data, []byte("data: "))
+		q.s.events.replace(q.e.session.id, p.event, bytes.TrimSpace(msg))
 	}
 }
 
@@ -210,12 +268,7 @@ func (q *request) lighten() {
 }
 
 // event frames a message as the SDK does.
-func event(id string, data []byte) []byte {
-	if id != "" {
-		id = "id: " + id + "\n"
-	}
-	return fmt.Appendf(nil, "event: message\n%sdata: %s\n\n", id, data)
-}
+func event(data []byte) []byte { return fmt.Appendf(nil, "event: message\ndata: %s\n\n", data) }
 
 // notify sends a notification of progress between the SDK's last message and the answer. It has no number: a client that
 // resumes does not miss it.
@@ -228,5 +281,5 @@ func (w *stream) notify(_ context.Context, p *mcp.ProgressNotificationParams) er
 	if err != nil {
 		return err
 	}
-	return w.send("", "", event("", data))
+	return w.send("", "", event(data))
 }

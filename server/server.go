@@ -106,10 +106,8 @@ type Server struct {
 	beats    *wheel
 	http     *http.Server
 
-	life     context.Context // ends with tools.ErrShutdown: held calls are to be answered
-	shutdown context.CancelCauseFunc
-	base     context.Context // parent of every request's; ends after the held calls were answered
-	abort    context.CancelCauseFunc
+	base  context.Context // parent of every request's; ends after the held calls were answered
+	abort context.CancelCauseFunc
 
 	bodies   budget
 	draining atomic.Bool
@@ -146,7 +144,6 @@ func New(opts Options) (*Server, error) {
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
-	s.life, s.shutdown = context.WithCancelCause(context.Background())
 	s.base, s.abort = context.WithCancelCause(context.Background())
 	s.calls = newRegistry(opts.Timings.Grace, opts.SessionTimeout, opts.MaxSessions, s.closeSession)
 	s.sdk = sync.OnceValue(s.newSDK)
@@ -236,7 +233,7 @@ func (s *Server) Run(ctx context.Context) error {
 func (s *Server) stop() error {
 	s.draining.Store(true)
 	s.http.SetKeepAlivesEnabled(false)
-	s.shutdown(tools.ErrShutdown)
+	s.calls.shutdown()
 	drainCtx, cancel := context.WithTimeout(context.Background(), s.opts.Timings.Drain)
 	defer cancel()
 	var errs []error

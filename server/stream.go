@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -34,7 +35,9 @@ type stream struct {
 	sent   func(event, answers string)
 	closes bool // the connection ends with the response, which says so
 	// withhold tells whether such a message is not to go out. Nil: none.
-	withhold func(event, answers string) bool
+	withhold func(event, answers string, data []byte) bool
+
+	lost atomic.Bool // the bare connection is: nobody reads any more
 
 	mu        sync.Mutex // guards rw, rc and what follows
 	conn      net.Conn   // where it writes, once it is detached; rw and rc are nil then
@@ -45,6 +48,7 @@ type stream struct {
 	wrote     time.Time  // when that was
 	over      bool       // the request has ended, or the connection is broken
 	broken    bool       // the connection is
+	last      bool       // the response ends with what is written next
 	held      bool       // a message was withheld
 	prime     []byte     // the SDK's first event, which only tells its id: it goes out with the next one, whose headers are better known
 	primeID   string
@@ -97,13 +101,13 @@ func (w *stream) Write(p []byte) (int, error) {
 	}
 	data := p
 	if w.framed {
-		data = event("", bytes.TrimSpace(p))
+		data = event(bytes.TrimSpace(p))
 	}
 	var name, answers string
 	if w.sent != nil {
 		name, answers = parseEvent(data)
 	}
-	if answers != "" && w.withhold != nil && w.withhold(name, answers) {
+	if answers != "" && w.withhold != nil && w.withhold(name, answers, data) {
 		w.held = true
 		return len(p), nil
 	}
@@ -125,7 +129,10 @@ func (w *stream) send(name, answers string, data []byte) error {
 
 func (w *stream) sendLocked(name, answers string, data []byte) error {
 	// Before, not after: a client may well hang up the moment it has read its answer.
-	live := w.ctx.Err() == nil
+	live := !w.lost.Load()
+	if w.conn == nil {
+		live = w.ctx.Err() == nil
+	}
 	prime := w.prime
 	w.prime = nil
 	if err := w.writeLocked(append(prime, data...), w.within); err != nil {
@@ -151,8 +158,7 @@ func (w *stream) withheld() bool {
 func (w *stream) writeLocked(p []byte, within time.Duration) error {
 	var err error
 	if w.conn != nil {
-		w.conn.SetWriteDeadline(time.Now().Add(within))
-		_, err = w.conn.Write(fmt.Appendf(nil, "%x\r\n%s\r\n", len(p), p))
+		err = w.chunkLocked(p, within)
 	} else {
 		w.rc.SetWriteDeadline(time.Now().Add(within)) // an error means that there is no connection, as in a test
 		if _, err = w.rw.Write(p); err == nil && w.events {
