@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"unicode"
 )
 
@@ -43,11 +44,17 @@ type stage struct {
 }
 
 var (
-	directiveRE = regexp.MustCompile(`^#\s*([a-zA-Z][a-zA-Z0-9]*)\s*=\s*(.+?)\s*$`)
-	slashesRE   = regexp.MustCompile(`^//\s*([a-zA-Z][a-zA-Z0-9]*)\s*=\s*(.+?)\s*$`)
-	lineEndRE   = regexp.MustCompile(`\r+\n`)
-	blankRE     = regexp.MustCompile(`[\t\v\f\r ]+`)
+	directiveRE = compiled(`^#\s*([a-zA-Z][a-zA-Z0-9]*)\s*=\s*(.+?)\s*$`)
+	slashesRE   = compiled(`^//\s*([a-zA-Z][a-zA-Z0-9]*)\s*=\s*(.+?)\s*$`)
+	lineEndRE   = compiled(`\r+\n`)
+	blankRE     = compiled(`[\t\v\f\r ]+`)
 )
+
+// compiled compiles an expression when it is first needed: most processes never look at a Dockerfile, and the sidecar, whose
+// start somebody waits for, never does.
+func compiled(expr string) func() *regexp.Regexp {
+	return sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(expr) })
+}
 
 const bom = "\ufeff"
 
@@ -96,7 +103,7 @@ func (d *dockerfile) goesOn(line string) (string, bool) {
 // directives reads the parser directives and returns the first line after them.
 func (d *dockerfile) directives(lines []string) int {
 	for i, l := range lines {
-		m := directiveRE.FindStringSubmatch(strings.TrimLeftFunc(strings.TrimRight(l, "\r\n"), unicode.IsSpace))
+		m := directiveRE().FindStringSubmatch(strings.TrimLeftFunc(strings.TrimRight(l, "\r\n"), unicode.IsSpace))
 		if m == nil {
 			return i
 		}
@@ -120,7 +127,7 @@ func syntaxOf(src string) string {
 	if line, rest, _ := strings.Cut(src, "\n"); strings.HasPrefix(line, "#!") {
 		src = rest
 	}
-	for _, re := range []*regexp.Regexp{directiveRE, slashesRE} {
+	for _, re := range []*regexp.Regexp{directiveRE(), slashesRE()} {
 		seen := map[string]bool{}
 		for l := range strings.SplitSeq(src, "\n") {
 			m := re.FindStringSubmatch(strings.TrimSuffix(l, "\r"))
@@ -150,7 +157,7 @@ func (d *dockerfile) newInstruction(line int, text string) instruction {
 	rest := text
 	for {
 		name, args := strings.TrimSpace(rest), ""
-		if at := blankRE.FindStringIndex(name); at != nil {
+		if at := blankRE().FindStringIndex(name); at != nil {
 			name, args = name[:at[0]], name[at[1]:]
 		}
 		in.name = strings.ToUpper(name)
@@ -259,7 +266,7 @@ func (d *dockerfile) resolve() {
 		switch in.name {
 		case "FROM":
 			s := &d.stages[in.stage]
-			f := blankRE.Split(in.args, -1)
+			f := blankRE().Split(in.args, -1)
 			s.image = d.work.expand(f[0], d.escape, global)
 			vars = &scope{vars: map[string]string{}}
 			if n, ok := d.named[strings.ToLower(s.image)]; ok {
@@ -296,7 +303,7 @@ func (d *dockerfile) resolve() {
 		case "ADD":
 			in.from = in.exec
 			if in.from == nil {
-				in.from = blankRE.Split(in.args, -1)
+				in.from = blankRE().Split(in.args, -1)
 			}
 			in.from = slices.Clone(in.from)
 			for i, w := range in.from {
@@ -389,7 +396,7 @@ func (in instruction) scripts() []string {
 		out[0] = quoteAll(in.exec)
 	}
 	for _, doc := range in.docs {
-		out = append(out, lineEndRE.ReplaceAllString(doc, "\n"))
+		out = append(out, lineEndRE().ReplaceAllString(doc, "\n"))
 	}
 	return out
 }
@@ -405,7 +412,7 @@ func (d *dockerfile) assignments(in instruction) []assignment {
 	var out []assignment
 	for i, w := range words(in.args, d.escape) {
 		name, value, set := strings.Cut(w, "=")
-		if at := blankRE.FindStringIndex(in.args); i == 0 && !set && in.name == "ENV" && at != nil {
+		if at := blankRE().FindStringIndex(in.args); i == 0 && !set && in.name == "ENV" && at != nil {
 			return []assignment{{name: in.args[:at[0]], value: in.args[at[1]:], set: true}}
 		}
 		out = append(out, assignment{name: name, value: value, set: set})

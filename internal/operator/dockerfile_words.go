@@ -2,7 +2,6 @@ package operator
 
 import (
 	"errors"
-	"regexp"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -391,7 +390,7 @@ func (l *lexer) name() string {
 	return l.src[start:l.pos]
 }
 
-var heredocRE = regexp.MustCompile(`^[0-9]*<<(-?)\s*([^<]*)$`)
+var heredocRE = compiled(`^[0-9]*<<(-?)\s*([^<]*)$`)
 
 // heredoc is a here-document that an instruction opens.
 type heredoc struct {
@@ -410,7 +409,7 @@ func (e *expansion) heredocs(line string) []heredoc {
 	}
 	var docs []heredoc
 	for _, w := range l.words {
-		m := heredocRE.FindStringSubmatch(w)
+		m := heredocRE().FindStringSubmatch(w)
 		if m == nil || m[2] == "" {
 			continue
 		}

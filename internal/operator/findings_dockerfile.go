@@ -3,7 +3,6 @@ package operator
 import (
 	"fmt"
 	"path"
-	"regexp"
 	"slices"
 	"strings"
 )
@@ -116,12 +115,12 @@ var (
 	shells   = []string{"sh", "bash", "dash", "ash", "zsh", "ksh", "mksh", "fish", "busybox", "pwsh", "eval", "source", "."}
 	// languages read a program from their standard input, unless an argument is it.
 	languages = []string{"python", "python2", "python3", "perl", "ruby", "node", "nodejs", "deno", "bun", "php", "lua"}
-	programRE = regexp.MustCompile(`^-[a-zA-Z]*[cemnpr]|^--(?:eval|print)|^[^-]`)
+	programRE = compiled(`^-[a-zA-Z]*[cemnpr]|^--(?:eval|print)|^[^-]`)
 	wrappers  = []string{
 		"sudo", "doas", "env", "exec", "command", "nohup", "time", "nice", "su", "gosu", "runuser", "timeout", "chroot", "xargs", "if", "then", "!",
 	}
 	// substitutionRE finds a fetcher whose output becomes a word or a file: <(curl …), $(curl …), `curl …`.
-	substitutionRE = regexp.MustCompile("(?:<\\(|\\$\\(|`)\\s*(?:\\S*/)?(?:" + strings.Join(fetchers, "|") + ")\\s")
+	substitutionRE = compiled("(?:<\\(|\\$\\(|`)\\s*(?:\\S*/)?(?:" + strings.Join(fetchers, "|") + ")\\s")
 )
 
 // runsDownload tells whether a shell text feeds what a fetcher prints to an interpreter: through a pipe, a
@@ -133,7 +132,7 @@ func runsDownload(script string) bool {
 			words := shellWords(command)
 			runs, stdin := interprets(words)
 			nested := runs || slices.Contains(words, "-c")
-			if fetched && stdin || runs && substitutionRE.MatchString(command) {
+			if fetched && stdin || runs && substitutionRE().MatchString(command) {
 				return true
 			}
 			for _, w := range words {
@@ -177,7 +176,7 @@ func readsProgram(args []string) bool {
 	if slices.Contains(args, "-") {
 		return true
 	}
-	return !slices.ContainsFunc(args, func(a string) bool { return !strings.ContainsAny(a, "<>") && programRE.MatchString(a) })
+	return !slices.ContainsFunc(args, func(a string) bool { return !strings.ContainsAny(a, "<>") && programRE().MatchString(a) })
 }
 
 // pipelines splits a shell text at ; & && || and newlines, and each piece at its pipes, outside quotes.
@@ -238,13 +237,13 @@ func pipelines(script string) [][]string {
 }
 
 var (
-	remoteRE = regexp.MustCompile(`(?i)^(?:[a-z][a-z0-9+.-]*://|[a-z0-9_-]+@[a-z0-9.-]+:)|\.git(?:#|$)`)
-	setuidRE = regexp.MustCompile(`\bsetcap\b|\bchmod\s+(?:-\S+\s+)*(?:0?[2-7][0-7]{3}\b|(?:[ugoa]*[-+=][rwxXt]*,)*[ugoa]*[+=][rwxXt]*s)|\b(?:install|mkdir)\s[^;&|\n]*-m\s*0?[2-7][0-7]{3}\b|\bNOPASSWD\b`)
+	remoteRE = compiled(`(?i)^(?:[a-z][a-z0-9+.-]*://|[a-z0-9_-]+@[a-z0-9.-]+:)|\.git(?:#|$)`)
+	setuidRE = compiled(`\bsetcap\b|\bchmod\s+(?:-\S+\s+)*(?:0?[2-7][0-7]{3}\b|(?:[ugoa]*[-+=][rwxXt]*,)*[ugoa]*[+=][rwxXt]*s)|\b(?:install|mkdir)\s[^;&|\n]*-m\s*0?[2-7][0-7]{3}\b|\bNOPASSWD\b`)
 )
 
 func checkAddURL(s *subject) *hit {
 	return s.instructionsHit(func(in instruction) bool {
-		return slices.ContainsFunc(in.from, remoteRE.MatchString)
+		return slices.ContainsFunc(in.from, remoteRE().MatchString)
 	})
 }
 
@@ -254,9 +253,9 @@ func checkSetuid(s *subject) *hit {
 		case "RUN", "COPY", "ADD":
 			chmod := slices.ContainsFunc(in.flags, func(f string) bool {
 				m, ok := strings.CutPrefix(f, "--chmod=")
-				return ok && setuidRE.MatchString("chmod "+m)
+				return ok && setuidRE().MatchString("chmod "+m)
 			})
-			return chmod || slices.ContainsFunc(in.scripts(), setuidRE.MatchString)
+			return chmod || slices.ContainsFunc(in.scripts(), setuidRE().MatchString)
 		}
 		return false
 	})
@@ -281,20 +280,20 @@ func checkBuildSecret(s *subject) *hit {
 }
 
 // officialFrontend is the builder's own.
-var officialFrontend = regexp.MustCompile(`^(?:docker\.io/)?docker/dockerfile(?::[^/]*)?(?:@sha256:[0-9a-f]{64})?$`)
+var officialFrontend = compiled(`^(?:docker\.io/)?docker/dockerfile(?::[^/]*)?(?:@sha256:[0-9a-f]{64})?$`)
 
 func checkFrontend(s *subject) *hit {
 	x := s.want.syntax
-	if x == "" || officialFrontend.MatchString(x) || s.now != nil && s.now.syntax == x {
+	if x == "" || officialFrontend().MatchString(x) || s.now != nil && s.now.syntax == x {
 		return nil
 	}
 	return &hit{evidence: []string{"syntax=" + x}}
 }
 
 var (
-	secretNameRE = regexp.MustCompile(`(?i)(?:^|_)(?:api_?key|access_?key|secret_?key|private_?key|auth_?key|credentials?|passw(?:or)?d|pword|passphrase|secrets?|tokens?|auth)(?:_|$)|(?:token|secret|password|apikey)$`)
-	harmlessRE   = regexp.MustCompile(`(?i)public|_(?:file|path|dir|url|sock|name|id|type|ttl)$`)
-	secretRE     = regexp.MustCompile(`gh[pousr]_[A-Za-z0-9]{20,}|github_pat_[A-Za-z0-9_]{20,}|glpat-[A-Za-z0-9_-]{16,}|\bsk-[A-Za-z0-9_-]{20,}|` +
+	secretNameRE = compiled(`(?i)(?:^|_)(?:api_?key|access_?key|secret_?key|private_?key|auth_?key|credentials?|passw(?:or)?d|pword|passphrase|secrets?|tokens?|auth)(?:_|$)|(?:token|secret|password|apikey)$`)
+	harmlessRE   = compiled(`(?i)public|_(?:file|path|dir|url|sock|name|id|type|ttl)$`)
+	secretRE     = compiled(`gh[pousr]_[A-Za-z0-9]{20,}|github_pat_[A-Za-z0-9_]{20,}|glpat-[A-Za-z0-9_-]{16,}|\bsk-[A-Za-z0-9_-]{20,}|` +
 		`xox[abeoprs]-[A-Za-z0-9-]{10,}|\b(?:AKIA|ASIA)[A-Z0-9]{16}\b|AIza[A-Za-z0-9_-]{35}|npm_[A-Za-z0-9]{30,}|pypi-AgEI[A-Za-z0-9_-]+|hf_[A-Za-z0-9]{30,}|` +
 		`\beyJ[A-Za-z0-9_-]{8,}\.eyJ[A-Za-z0-9_-]+|-----BEGIN [A-Z ]*PRIVATE KEY|[a-z]://[^/\s:@]+:[^/\s:@$]+@`)
 )
@@ -309,8 +308,8 @@ func checkSecretInEnv(s *subject) *hit {
 		}
 		for _, a := range s.want.assignments(in) {
 			a.name, a.value = s.want.bare(a.name), s.want.bare(a.value)
-			named := secretNameRE.MatchString(a.name) && !harmlessRE.MatchString(a.name) && (a.value != "" || in.name == "ARG" && !a.set)
-			if named || secretRE.MatchString(a.value) {
+			named := secretNameRE().MatchString(a.name) && !harmlessRE().MatchString(a.name) && (a.value != "" || in.name == "ARG" && !a.set)
+			if named || secretRE().MatchString(a.value) {
 				ev = append(ev, fmt.Sprintf("line %d: %s %s", in.line, in.name, a.name))
 			}
 		}
