@@ -115,10 +115,24 @@ func (s *Server) authorized(r *http.Request) bool {
 	return subtle.ConstantTimeCompare(got[:], want[:]) == 1 && strings.EqualFold(scheme, "Bearer")
 }
 
+func (s *Server) opened() bool {
+	if s.opts.Opened == nil {
+		return true
+	}
+	select {
+	case <-s.opts.Opened:
+		return true
+	default:
+		return false
+	}
+}
+
 func (s *Server) ready(w http.ResponseWriter) {
 	var err error
 	if s.draining.Load() {
 		err = errors.New("shutting down")
+	} else if !s.opened() {
+		err = errors.New("the mailbox is not open yet")
 	} else if s.opts.Ready != nil {
 		err = s.opts.Ready()
 	}
@@ -207,6 +221,14 @@ func (s *Server) enterMCP(w http.ResponseWriter, r *http.Request, rc *http.Respo
 		w.Header().Set("Retry-After", "5")
 		http.Error(w, "shutting down; try again in a few seconds", http.StatusServiceUnavailable)
 		return nil
+	}
+	if !s.opened() {
+		select {
+		case <-s.opts.Opened:
+		case <-r.Context().Done():
+			http.Error(w, "the mailbox could not be opened; the sidecar's log says why", http.StatusServiceUnavailable)
+			return nil
+		}
 	}
 	msgs, weight, ok := s.admit(w, r, rc)
 	q := &request{s: s, weight: weight}

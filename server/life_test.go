@@ -572,3 +572,53 @@ func TestSessionTimeout(t *testing.T) {
 		}
 	})
 }
+
+// Before what the tools need is there, the server says that it lives and that it is not ready, and requests wait.
+func TestOpening(t *testing.T) {
+	for _, opens := range []bool{true, false} {
+		t.Run(fmt.Sprintf("opens=%v", opens), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				opened := make(chan struct{})
+				f := serve(t, Options{Opened: opened}, true)
+				for path, want := range map[string]int{"health": http.StatusOK, "ready": http.StatusServiceUnavailable} {
+					res, err := f.client.Get(f.url + path)
+					if err != nil {
+						t.Fatal(err)
+					}
+					res.Body.Close()
+					if res.StatusCode != want {
+						t.Errorf("/%s: %s, want %d", path, res.Status, want)
+					}
+				}
+				got := make(chan int, 1)
+				go func() {
+					res, err := f.send(t.Context(), raw{body: listBody})
+					if err != nil {
+						t.Error(err)
+						got <- 0
+						return
+					}
+					res.Body.Close()
+					got <- res.StatusCode
+				}()
+				time.Sleep(time.Second)
+				synctest.Wait()
+				if len(got) != 0 {
+					t.Fatalf("answered with %d before it was open", <-got)
+				}
+				want := http.StatusOK
+				if opens {
+					close(opened)
+				} else {
+					want = http.StatusServiceUnavailable
+					if err := f.stop(); err != nil {
+						t.Errorf("Run: %v", err)
+					}
+				}
+				if code := <-got; code != want {
+					t.Errorf("answered with %d, want %d", code, want)
+				}
+			})
+		})
+	}
+}

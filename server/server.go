@@ -58,7 +58,8 @@ type Options struct {
 	MaxSessions    int           // if zero, 256
 	SessionTimeout time.Duration // how long a session without any request is kept; if zero, 30 min
 
-	Register     func(*mcp.Server) // adds the tools
+	Register     func(*mcp.Server) // adds the tools; called when they are first needed, and not before Opened is closed
+	Opened       <-chan struct{}   // until it is closed MCP requests wait, and GET /ready says no; nil: it is open from the start
 	Instructions string            // what the client tells its model of this server
 	Ready        func() error      // what GET /ready reports; nil: always ready
 	Version      string
@@ -252,8 +253,10 @@ func (s *Server) stop() error {
 	gone := make(chan struct{})
 	go func() {
 		defer close(gone)
-		for ss := range s.sdk().mcp.Sessions() {
-			ss.Close()
+		if s.opened() {
+			for ss := range s.sdk().mcp.Sessions() {
+				ss.Close()
+			}
 		}
 		s.requests.Wait()
 		s.calls.wait()

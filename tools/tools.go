@@ -162,12 +162,15 @@ What to do with the answer:
 - "status: pending": not decided yet, nothing is cancelled. Call await-decision with the proposal_id you were given.`
 
 // Instructions is what the server tells a client about itself.
-func (t *Tools) Instructions() string {
+func (t *Tools) Instructions() string { return t.opts.Instructions() }
+
+// Instructions is the same, for a server that is there before the mailbox is.
+func (o Options) Instructions() string {
 	return `You work in a sandbox whose network and tools are limited on purpose. When a limit stops you, do not try to get around it: ask the human operator through these tools. Each proposes one narrow change, waits for the decision, and the change is live when you get the answer.
 
 - A request was refused by the egress proxy (HTTP 403 with a body that says so; "CONNECT tunnel failed, response 403"; or a TLS error about an untrusted or self-signed CA, behind which such a 403 can hide): egress-block with that host. To see what is allowed already: list-egress-routes.
 - A request was blocked by pipelock (its 403 says so, or the host is routed and still refused): pipelock-block with the URL.
-- A program, package or system setting is missing from this sandbox: capability-block with the whole changed Dockerfile (the current one is ` + t.opts.Dockerfile + `).
+- A program, package or system setting is missing from this sandbox: capability-block with the whole changed Dockerfile (the current one is ` + cmp.Or(o.Dockerfile, DefaultDockerfile) + `).
 - An answer said "status: pending", or was lost: await-decision with its proposal_id, or the same call again.
 
 Ask for one thing per call, most urgent first. A call can block for a long time because a person answers it: wait, and do other work if you can.`

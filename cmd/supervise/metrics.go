@@ -141,6 +141,12 @@ func (c *sidecarCollector) Collect(ch chan<- prometheus.Metric) {
 		return 0
 	}
 	gauge(descInfo, 1, version)
+	select {
+	case <-c.opened:
+	default:
+		gauge(descReadable, 0)
+		return
+	}
 	gauge(descWaiting, float64(c.tools.Waiting()))
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
 	defer cancel()

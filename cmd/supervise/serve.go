@@ -103,7 +103,7 @@ func (a *app) serve(ctx context.Context, cfg config.Sidecar, hold func(string) (
 		}
 		defer shown.ln.Close()
 	}
-	side, err := openSidecar(sidecarOptions{
+	side, err := listenSidecar(sidecarOptions{
 		Dir: cfg.QueueDir, Tools: o,
 		Server: server.Options{
 			MaxConns: cfg.MaxWaiting + 2048, // the held calls, and room for the streams and for what is not held
@@ -111,12 +111,9 @@ func (a *app) serve(ctx context.Context, cfg config.Sidecar, hold func(string) (
 			Ready: func() error { return mailboxThere(cfg.QueueDir) },
 		},
 	}, log)
-	switch {
-	case errors.Is(err, queue.ErrLocked):
-		return hint(err, "another sidecar serves this bottle: stop it, or give this one a mailbox of its own")
-	case errors.Is(err, syscall.EADDRINUSE):
+	if errors.Is(err, syscall.EADDRINUSE) {
 		return hint(err, "something else listens there; SUPERVISE_PORT, or --port, moves the sidecar")
-	case err != nil:
+	} else if err != nil {
 		return err
 	}
 	g, ctx := errgroup.WithContext(ctx)
@@ -140,7 +137,11 @@ func (a *app) serve(ctx context.Context, cfg config.Sidecar, hold func(string) (
 			}
 		}
 	})
-	return g.Wait()
+	err = g.Wait()
+	if errors.Is(err, queue.ErrLocked) {
+		return hint(err, "another sidecar serves this bottle: stop it, or give this one a mailbox of its own")
+	}
+	return err
 }
 
 // mailboxThere fails once the directory has gone, as when a mount is lost.

@@ -20,39 +20,74 @@ type sidecarOptions struct {
 	Server server.Options
 }
 
-// sidecar is one bottle's mailbox, tools and server, listening from openSidecar on.
+// sidecar is one bottle's mailbox, tools and server.
 type sidecar struct {
-	box   *queue.Dir
-	tools *tools.Tools
-	srv   *server.Server
+	o      sidecarOptions
+	log    *slog.Logger
+	srv    *server.Server
+	opened chan struct{} // closed when box and tools are there
+	box    *queue.Dir
+	tools  *tools.Tools
 }
 
-// openSidecar takes the mailbox first: whoever cannot have it must not answer for the bottle.
+// listenSidecar listens. Nobody is answered for the bottle before open has its mailbox: until then the server says that it
+// lives, and what is asked of it waits.
+func listenSidecar(o sidecarOptions, log *slog.Logger) (*sidecar, error) {
+	s := &sidecar{o: o, log: log, opened: make(chan struct{})}
+	o.Server.Opened = s.opened
+	o.Server.Register = func(m *mcp.Server) {
+		s.tools.Register(m)
+		m.AddReceivingMiddleware(s.tools.Middleware())
+	}
+	o.Server.Instructions, o.Server.Version, o.Server.Logger = o.Tools.Instructions(), version, log
+	var err error
+	s.srv, err = server.New(o.Server)
+	return s, err
+}
+
+// open takes the mailbox and reads what is in it.
+func (s *sidecar) open() error {
+	box, err := queue.OpenDir(s.o.Dir, queue.Options{Slug: s.o.Tools.Bottle, Logger: s.log})
+	if err != nil {
+		return err
+	}
+	s.o.Tools.Mailbox, s.o.Tools.Logger = box, s.log
+	t, err := tools.New(s.o.Tools)
+	if err != nil {
+		return errors.Join(err, box.Close())
+	}
+	s.box, s.tools = box, t
+	close(s.opened)
+	s.log.Info("the mailbox is open", "dir", s.o.Dir)
+	return nil
+}
+
+// openSidecar does both.
 func openSidecar(o sidecarOptions, log *slog.Logger) (*sidecar, error) {
-	box, err := queue.OpenDir(o.Dir, queue.Options{Slug: o.Tools.Bottle, Logger: log})
+	s, err := listenSidecar(o, log)
 	if err != nil {
 		return nil, err
 	}
-	o.Tools.Mailbox, o.Tools.Logger = box, log
-	t, err := tools.New(o.Tools)
-	if err != nil {
-		return nil, errors.Join(err, box.Close())
+	if err := s.open(); err != nil {
+		return nil, errors.Join(err, s.srv.Close())
 	}
-	o.Server.Register = func(s *mcp.Server) {
-		t.Register(s)
-		s.AddReceivingMiddleware(t.Middleware())
-	}
-	o.Server.Instructions, o.Server.Version, o.Server.Logger = t.Instructions(), version, log
-	srv, err := server.New(o.Server)
-	if err != nil {
-		return nil, errors.Join(err, box.Close())
-	}
-	return &sidecar{box, t, srv}, nil
+	return s, nil
 }
 
-// Run serves until ctx ends. The mailbox is closed last, when nothing is held any more.
+// Run serves until ctx ends, and opens the mailbox if that is not done yet. The mailbox is closed last, when nothing is held any
+// more.
 func (s *sidecar) Run(ctx context.Context) error {
-	err := s.srv.Run(ctx)
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	served := make(chan error, 1)
+	go func() { served <- s.srv.Run(ctx) }()
+	if s.box == nil {
+		if err := s.open(); err != nil {
+			cancel()
+			return errors.Join(err, <-served)
+		}
+	}
+	err := <-served
 	if cerr := s.box.Close(); cerr != nil {
 		err = errors.Join(err, fmt.Errorf("closing the mailbox: %w", cerr))
 	}

@@ -77,7 +77,7 @@ func TestReadOnlyMailbox(t *testing.T) {
 	side := startIn(t, []string{"unshare", "-rm", "sh", "-c", `mount -t tmpfs tmpfs "$0" && mkdir "$0/web" && mount -o remount,ro "$0" && exec "$@"`, disk},
 		[]string{"SUPERVISE_BOTTLE_SLUG=web", "SUPERVISE_QUEUE_DIR=" + disk + "/web", "SUPERVISE_BIND=127.0.0.1", "SUPERVISE_PORT=" + freePort(t)}, "serve")
 	<-side.done
-	if code := side.cmd.ProcessState.ExitCode(); code != 1 || !strings.Contains(side.output(), "read-only file system") || strings.Contains(side.output(), "listening") {
+	if code := side.cmd.ProcessState.ExitCode(); code != 1 || !strings.Contains(side.output(), "read-only file system") || strings.Contains(side.output(), "the mailbox is open") {
 		t.Errorf("exit %d, want 1 and why:\n%s", code, side.output())
 	}
 }
