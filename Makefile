@@ -53,9 +53,10 @@ sbom: build ## what bin/supervise is built of, as CycloneDX JSON: bin/supervise.
 screenshots: ## take the README's pictures anew
 	.ci/screenshots
 
-bench: build ## measure against a bare net/http floor; BENCH passes flags (see internal/bench)
+bench: ## measure the image's binary against a bare net/http floor; BENCH passes flags (see internal/bench)
+	CGO_ENABLED=0 $(GO) build -tags slim -trimpath -ldflags '-s -w' -o bin/supervise-slim ./cmd/supervise
 	$(GO) build -o bin/bench ./internal/bench
-	./bin/bench -bin bin/supervise $(BENCH)
+	./bin/bench -bin bin/supervise-slim $(BENCH)
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 14

@@ -6,8 +6,10 @@
 //   - Every event-stream response gets an SSE comment every 25 s. The headers of a call's response go out when the
 //     call starts to hold ([tools.Call].Holding), not before.
 //   - A call's context ends with [tools.ErrShutdown] when the server does, and with another cause when nobody is
-//     listening any more: at once on a connection without a session, after 60 s in which the stream may be
-//     resumed (GET with Last-Event-ID) on one with, and when the session is deleted.
+//     listening any more, or its session is deleted. With a session its stream may be resumed for 60 s (GET with
+//     Last-Event-ID): then the wait goes on there.
+//   - A call that is held alone in its request is over for the SDK, and costs a connection and two small goroutines
+//     (park.go). One of a batch waits in its handler, and on a session it ends only when those 60 s have.
 //   - What a tool registers with [tools.Call].OnDelivered runs once the answer was written and flushed on a live
 //     connection, and otherwise never.
 //
