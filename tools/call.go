@@ -13,9 +13,9 @@ type Call struct {
 	Client string
 	// Session tells calls of different sessions apart; it may be empty.
 	Session string
-	// OnDelivered registers f to run once the call's result has gone out on a live connection, and before the
-	// response ends; what it returns runs after that, so that the client does not wait for it. If the connection is gone for
-	// good neither runs. Nil: delivered at return.
+	// OnDelivered registers f to run as soon as the call's result has gone out on a live connection; what it returns runs when
+	// the response has ended, so that the client does not wait for it. A client that is quicker than f asks as one whose answer
+	// was lost: it gets the same one. If the connection is gone for good neither runs. Nil: delivered at return.
 	OnDelivered func(f func() (then func()))
 	// Holding is called (once or more, from any goroutine) when the call starts to wait for a person: the
 	// response headers then go out, which clients want within a minute. Nil: nothing to do.

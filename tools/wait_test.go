@@ -284,6 +284,66 @@ func TestDeliveryIsTheTransportsWord(t *testing.T) {
 	})
 }
 
+// A transport that waits itself gets the wait, and the agent a pending answer if it makes nothing of it. The wait can be left and
+// taken up again, tells of progress, and ends as that of a handler does.
+func TestParked(t *testing.T) {
+	var ev events
+	bubble(t, Options{Observe: ev.add}, func(t *testing.T, r *rig) {
+		waits := make(chan Wait, 1)
+		r.call = &Call{Client: "claude-code", Park: func(w Wait) { waits <- w }}
+		got := <-r.asked("egress-block", askGitHub)
+		id := r.box.only(t)
+		if got.isError || got.meta.Status != Pending || got.meta.ProposalID != id {
+			t.Errorf("stand-in = %+v, want pending %s", got, id)
+		}
+		if n := len(r.messages()); n != 1 {
+			t.Errorf("%d notifications by the session, want the first", n)
+		}
+		w := <-waits
+		var told []string
+		notify := func(_ context.Context, p *mcp.ProgressNotificationParams) error {
+			told = append(told, fmt.Sprint(p.ProgressToken, " ", p.Progress))
+			return nil
+		}
+		ev.take()
+		ctx, hangUp := context.WithCancel(t.Context())
+		time.AfterFunc(20*time.Second, hangUp)
+		if res := w(ctx, notify); res != nil {
+			t.Errorf("a wait that was left = %+v", res)
+		}
+		if diff := cmp.Diff([]string{"p 15"}, told); diff != "" {
+			t.Errorf("progress mismatch (-want +got):\n%s", diff)
+		}
+		if n := r.tools.Waiting(); n != 0 {
+			t.Errorf("%d calls wait, want none", n)
+		}
+		time.AfterFunc(5*time.Second, func() { r.box.respond(t, id, queue.Response{Status: queue.Rejected, Notes: "no"}) })
+		res := w(t.Context(), notify)
+		if res == nil || !res.IsError || !strings.Contains(res.Content[0].(*mcp.TextContent).Text, "notes: no") {
+			t.Errorf("the answer = %+v", res)
+		}
+		want := []Event{{Kind: Left, Tool: "egress-block"}, {Kind: Rejoined, Tool: "egress-block"}}
+		all := ev.take()
+		if diff := cmp.Diff(want, all[:min(2, len(all))]); diff != "" {
+			t.Errorf("events mismatch (-want +got):\n%s", diff)
+		}
+
+		<-r.asked("egress-block", with(askGitHub, "host", "other.example.com"))
+		w = <-waits
+		ctx, down := context.WithCancelCause(t.Context())
+		down(ErrShutdown)
+		if res := w(ctx, notify); res == nil || !strings.HasPrefix(res.Content[0].(*mcp.TextContent).Text, "status: pending") {
+			t.Errorf("at the end of the server = %+v, want pending", res)
+		}
+		if err := r.box.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if res := w(t.Context(), notify); res == nil || !strings.HasPrefix(res.Content[0].(*mcp.TextContent).Text, "status: pending") {
+			t.Errorf("when the mailbox is closed = %+v, want pending", res)
+		}
+	})
+}
+
 func TestArchiveFails(t *testing.T) {
 	bubble(t, Options{}, func(t *testing.T, r *rig) {
 		r.box.fail("archive", false, errors.New("disk full"))
