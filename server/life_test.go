@@ -622,3 +622,41 @@ func TestOpening(t *testing.T) {
 		})
 	}
 }
+
+// What goes out in the stand-in's place is what the SDK would have written of the same result.
+func TestParkedAnswerIsTheSDKs(t *testing.T) {
+	for name, r := range map[string]raw{
+		"bare":       {body: askBody},
+		"2026-07-28": {body: askBodyNew, version: "2026-07-28", header: newHeader},
+		"session":    {body: askBody, version: "2025-11-25"},
+		"hostile id": {body: strings.Replace(askBody, `"id":7`, `"id":"},\"result\":{\"x\":\"\\u2028<&"`, 1)},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var answers [2]string
+			for i, inline := range []bool{true, false} {
+				f := serve(t, Options{}, false)
+				f.inline = inline
+				if r.version == "2025-11-25" {
+					r.session = f.initialize(t)
+				}
+				res := f.hold(t, t.Context(), r)
+				f.answer <- "approved, \"it\" <is>"
+				for ev := readEvents(res.Body); ; {
+					id, data, ok := ev.next()
+					if !ok {
+						break
+					}
+					if strings.Contains(data, `"result"`) {
+						_, n, _ := strings.Cut(id, "_") // the stream's name is random
+						answers[i] += n + " " + data + "\n"
+					}
+				}
+				res.Body.Close()
+				<-f.delivered
+			}
+			if answers[0] == "" || answers[0] != answers[1] {
+				t.Errorf("parked:\n%s\nin the handler:\n%s", answers[1], answers[0])
+			}
+		})
+	}
+}
