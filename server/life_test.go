@@ -640,6 +640,9 @@ func TestParkedAnswerIsTheSDKs(t *testing.T) {
 					r.session = f.initialize(t)
 				}
 				res := f.hold(t, t.Context(), r)
+				if !res.Close {
+					t.Error("the response does not say that it ends its connection")
+				}
 				f.answer <- "approved, \"it\" <is>"
 				for ev := readEvents(res.Body); ; {
 					id, data, ok := ev.next()

@@ -90,7 +90,7 @@ func (w *stream) Write(p []byte) (int, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.closes && !w.committed && !w.over {
-		if name, answers := parseEvent(p); name != "" && answers == "" {
+		if name, _ := parseEvent(p); name != "" && bytes.HasSuffix(p, []byte("\ndata: \n\n")) { // it holds no message
 			w.prime, w.primeID = bytes.Clone(p), name
 			return len(p), nil
 		}
