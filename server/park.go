@@ -221,7 +221,7 @@ func (w *stream) answer(name, answers string, data []byte) error {
 func (w *stream) finish() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if !w.broken && !w.last {
+	if !w.broken && !w.last && !w.lost.Load() {
 		w.conn.SetWriteDeadline(time.Now().Add(w.within))
 		io.WriteString(w.conn, lastChunk)
 	}

@@ -16,7 +16,7 @@ const ballast = 24 << 20
 
 const (
 	every = 2 * time.Second
-	least = 8 << 20  // bytes that are worth a collection
+	least = 4 << 20  // bytes that are worth a collection
 	busy  = 16 << 20 // bytes allocated between two looks: they would be needed again at once
 )
 

@@ -55,7 +55,7 @@ func TestTrim(t *testing.T) {
 			why        string
 		}{
 			{0, 0, 100, 0, "nothing happens"},
-			{1, 1, 8, 0, "little is not worth it"},
+			{1, 1, 4, 0, "little is not worth it"},
 			{100, 40, 5, 0, "a crowd comes"},
 			{0, 40, 3, 1, "a crowd waits"},
 			{1, 40, 9, 1, "waiting takes a little"},
