@@ -122,7 +122,18 @@ func (b *tab) open(path string) { b.t.Helper(); b.do(chromedp.Navigate(b.url + p
 
 func (b *tab) click(css string) {
 	b.t.Helper()
-	b.do(chromedp.Click(chromedp.CSS(css)))
+	ctx, cancel := context.WithTimeout(b.ctx, patience)
+	defer cancel()
+	for {
+		err := chromedp.Do(ctx, chromedp.Click(chromedp.CSS(css)))
+		if err == nil {
+			return
+		}
+		// The page put a newer one in its place between finding it and clicking: a person clicks again.
+		if !strings.Contains(err.Error(), "Could not find node") {
+			b.t.Fatalf("in the browser: %v", err)
+		}
+	}
 }
 
 func (b *tab) typeInto(css, text string) {

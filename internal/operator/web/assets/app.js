@@ -94,17 +94,23 @@
     }
   }
 
+  // What a part shows but for its ages, which go on by themselves: the same again is not put in the place of what somebody is about
+  // to click.
+  const plain = (el) => el.innerHTML.replace(/<time[^>]*>[^<]*<\/time>/g, "");
+  let shown = liveArea && plain(liveArea);
   function liveFrom(doc) {
     const next = doc.getElementById("live");
     const area = $("live");
     if (!next || !area) return;
     clearTimeout(late);
+    if (plain(next) === shown) return;
     if (reading() || (area.contains(document.activeElement) && typing(document.activeElement))) { late = setTimeout(refresh, 2000); return; }
     const marked = new Set([...area.querySelectorAll("input[type=checkbox]:checked")].map((c) => c.value));
     const opened = new Set([...area.querySelectorAll("details[open]")].map((d) => d.id));
     const had = new Set([...area.querySelectorAll("[data-key]")].map((e) => e.dataset.key));
     const at = document.activeElement;
     const key = at && area.contains(at) ? (at.id ? "#" + CSS.escape(at.id) : at.tagName === "A" ? 'a[href="' + CSS.escape(at.getAttribute("href")) + '"]' : at.value ? 'input[value="' + CSS.escape(at.value) + '"]' : null) : null;
+    shown = plain(next);
     area.replaceWith(document.adoptNode(next));
     loaded = performance.now();
     for (const c of next.querySelectorAll("input[type=checkbox]")) c.checked = marked.has(c.value);
