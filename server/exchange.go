@@ -304,6 +304,13 @@ func (r *registry) open(e *exchange, id string) bool {
 	return true
 }
 
+// knows tells whether that session is there.
+func (r *registry) knows(sessionID string) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.sessions[sessionID] != nil
+}
+
 // expireLocked ends a session on our own account.
 func (r *registry) expireLocked(s *session) {
 	r.endLocked(s)

@@ -322,7 +322,15 @@ func (s *Server) route(r *http.Request, msgs []message) http.Handler {
 		r.Header.Del(sessionHeader)
 		return s.sdk().stateless
 	}
+	if id := r.Header.Get(sessionHeader); id != "" && !s.calls.knows(id) {
+		return http.HandlerFunc(refuseSession)
+	}
 	return s.sdk().stateful
+}
+
+// refuseSession answers as the SDK does, which for a moment still has a session that has expired.
+func refuseSession(w http.ResponseWriter, _ *http.Request) {
+	http.Error(w, "session not found", http.StatusNotFound)
 }
 
 func (q *request) post(msgs []message) {

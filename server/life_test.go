@@ -492,6 +492,12 @@ func TestThousand(t *testing.T) {
 func TestSessions(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := serve(t, Options{MaxSessions: 3}, true)
+		closing, closeInSDK := make(chan struct{}), f.srv.calls.close
+		letGo := sync.OnceFunc(func() { close(closing) })
+		f.srv.calls.close = func(id string) {
+			<-closing
+			closeInSDK(id)
+		}
 		a := f.initialize(t)
 		time.Sleep(time.Second)
 		b := f.initialize(t)
@@ -502,8 +508,17 @@ func TestSessions(t *testing.T) {
 		res := f.hold(t, t.Context(), raw{body: askBody, session: a, version: "2025-11-25"})
 		defer res.Body.Close()
 		d := f.initialize(t)
-		if gone, err := f.send(t.Context(), raw{body: askBody, session: b, version: "2025-11-25"}); err != nil || gone.StatusCode != http.StatusNotFound {
-			t.Errorf("a call in the session that made way: %v, %v, want 404", gone, err)
+		for range 2 { // before the SDK has closed it, and after
+			gone, err := f.send(t.Context(), raw{body: askBody, session: b, version: "2025-11-25"})
+			if err != nil {
+				t.Fatal(err)
+			}
+			gone.Body.Close()
+			if gone.StatusCode != http.StatusNotFound {
+				t.Errorf("a call in the session that made way: %s, want 404", gone.Status)
+			}
+			letGo()
+			synctest.Wait()
 		}
 		// When none is idle the answer says so.
 		for range 2 {
