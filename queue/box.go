@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -197,20 +198,20 @@ func openat(dir int, name string, flags int) (int, error) {
 	}
 }
 
-// readAll reads a file that had that size, and no more than one byte over MaxFile. What is appended meanwhile is not read:
-// a file that counts appears whole.
+// readAll reads a file of about that size, on some mounts an old one, and no more than one byte over MaxFile.
 func readAll(fd, size int) ([]byte, error) {
-	buf := make([]byte, min(size, MaxFile+1))
-	for got := 0; got < len(buf); {
-		n, err := unix.Read(fd, buf[got:])
+	buf := make([]byte, 0, min(size, MaxFile)+1)
+	for len(buf) <= MaxFile {
+		buf = slices.Grow(buf, 1)
+		n, err := unix.Read(fd, buf[len(buf):min(cap(buf), MaxFile+1)])
 		switch {
 		case errors.Is(err, unix.EINTR):
 		case err != nil:
 			return nil, err
 		case n == 0:
-			return buf[:got], nil
+			return buf, nil
 		default:
-			got += n
+			buf = buf[:len(buf)+n]
 		}
 	}
 	return buf, nil
