@@ -60,11 +60,11 @@ func (s *Server) call(ctx context.Context, method string, req mcp.Request, next 
 	tc := &tools.Call{
 		Client:      client(ss, req),
 		Session:     ss.ID(),
-		OnDelivered: func(f func() (then func())) { s.calls.onDelivered(e, f) },
+		OnDelivered: func(f func() (then func(out bool))) { s.calls.onDelivered(e, f) },
 		Holding:     func() { keep(e.post.ctx); e.post.hold() },
 	}
 	var wait tools.Wait
-	if e.owed == 1 {
+	if e.alone {
 		tc.Park = func(w tools.Wait) { wait = w }
 	}
 	res, err := next(tools.WithCall(ctx, tc), method, req)

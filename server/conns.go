@@ -24,6 +24,7 @@ type conns struct {
 type conn struct {
 	c     net.Conn
 	fresh bool          // guarded by conns.mu; nothing has come on it
+	taken bool          // guarded by conns.mu; from net/http
 	place *list.Element // guarded by conns.mu; in conns.loose; nil: it is kept
 }
 
@@ -82,6 +83,9 @@ func (cs *conns) state(nc net.Conn, state http.ConnState) {
 	case http.StateClosed:
 		cs.forgetLocked(c)
 	case http.StateHijacked: // it is kept until it is gone
+		if c != nil {
+			c.taken = true
+		}
 	default:
 		if c == nil {
 			return // it has made way
@@ -119,13 +123,13 @@ func (cs *conns) forgetLocked(c *conn) {
 }
 
 // end closes the connections on which nothing has come, and lets no more in: Shutdown would wait 5 s for their first
-// request.
+// request. It closes those that were taken from net/http too, which knows of them no more.
 func (cs *conns) end() {
 	cs.mu.Lock()
 	defer cs.mu.Unlock()
 	cs.over = true
 	for _, c := range cs.all {
-		if c.fresh {
+		if c.fresh || c.taken {
 			cs.dropLocked(c)
 		}
 	}

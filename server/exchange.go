@@ -3,9 +3,12 @@ package server
 import (
 	"context"
 	"errors"
+	"slices"
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/modelcontextprotocol/go-sdk/jsonrpc"
 
 	"github.com/bot-bottle/supervise/tools"
 )
@@ -37,8 +40,10 @@ type registry struct {
 // exchange is one POST: it lives until its answers went out, or can no longer.
 type exchange struct {
 	key      string
-	owed     int  // requests in the body, by distinct id
-	calls    bool // one of them is tools/call
+	owed     int        // requests in the body, by distinct id
+	alone    bool       // the body is this one request
+	id       jsonrpc.ID // of that
+	calls    bool       // one of them is tools/call
 	post     *stream
 	parked   *parked  // its one call waits for a person
 	session  *session // nil without one
@@ -48,8 +53,9 @@ type exchange struct {
 	conns     int // connections on which the answer may go out: the POST, and the GET that resumes it
 	linger    *time.Timer
 	running   map[*call]bool
-	answered  map[string]bool // ids of the requests whose answers went out
-	delivered []func() (then func())
+	answered  map[string]bool                // ids of the requests whose answers went out
+	delivered []func() (then func(out bool)) // to be called before the last of the answers is written
+	after     []func(out bool)               // what they returned, once it went out
 }
 
 type call struct {
@@ -91,7 +97,7 @@ func (r *registry) post(e *exchange, sessionID string) {
 }
 
 // get registers a GET of a session, and returns the exchange that it resumes, if any. Its leave must follow, unless that one is
-// busy: a parked call whose connection is still there, of which the SDK does not know.
+// busy: its connection is still there, of which the SDK does not know when the call is parked.
 func (r *registry) get(sessionID, lastEventID string) (s *session, e *exchange, busy bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -101,7 +107,7 @@ func (r *registry) get(sessionID, lastEventID string) (s *session, e *exchange, 
 	}
 	streamID, _, _ := strings.Cut(lastEventID, "_")
 	e = s.streams[streamID]
-	if e != nil && e.parked != nil && e.conns > 0 {
+	if e != nil && e.alone && e.conns > 0 {
 		return nil, nil, true
 	}
 	s.open++
@@ -113,21 +119,21 @@ func (r *registry) get(sessionID, lastEventID string) (s *session, e *exchange, 
 	return s, e, false
 }
 
-// leave ends one request's part in s and e, either of which may be nil, and runs what waits for delivery. What it returns, if
-// anything, is to be run when the response has ended. Final tells that the request was answered as a whole, with something else
-// than an event stream: nothing is left to resume.
+// leave ends one request's part in s and e, either of which may be nil. What it returns, if anything, is to be run when the
+// response has ended. Final tells that the request was answered as a whole, with something else than an event stream: nothing
+// is left to resume.
 func (r *registry) leave(s *session, e *exchange, final bool) (then func()) {
 	r.mu.Lock()
 	if s != nil {
 		s.open--
 		r.touchLocked(s)
 	}
-	var delivered []func() (then func())
+	var after []func(out bool)
 	if e != nil && r.exchanges[e.key] == e {
 		e.conns--
 		switch {
 		case len(e.answered) >= e.owed:
-			delivered, e.delivered = e.delivered, nil
+			after, e.after = e.after, nil
 			r.dropLocked(e, errForgotten)
 		case final:
 			r.dropLocked(e, errForgotten)
@@ -147,17 +153,15 @@ func (r *registry) leave(s *session, e *exchange, final bool) (then func()) {
 	}
 	r.checkDrainedLocked()
 	r.mu.Unlock()
-	var rest []func()
-	for _, f := range delivered {
-		rest = append(rest, f())
-	}
-	if rest == nil {
+	if after == nil {
 		return nil
 	}
-	return func() {
-		for _, f := range rest {
-			f()
-		}
+	return func() { tell(after, true) }
+}
+
+func tell(after []func(out bool), out bool) {
+	for _, f := range after {
+		f(out)
 	}
 }
 
@@ -174,6 +178,10 @@ func (r *registry) dropLocked(e *exchange, cause error) {
 	delete(r.exchanges, e.key)
 	for c := range e.running {
 		c.cancel(cause)
+	}
+	if after := e.after; after != nil {
+		e.after = nil
+		r.closing.Go(func() { tell(after, true) })
 	}
 	if s := e.session; s != nil {
 		delete(s.exchanges, e)
@@ -195,20 +203,46 @@ func (r *registry) hungUp(e *exchange) {
 	}
 }
 
-// sent records a message that went out on a live connection.
-func (r *registry) sent(e *exchange, event, answers string) {
+// sending is told of a message that is about to be written, and what it returns whether it went out on a live connection. What
+// waits for delivery begins before: whoever asks the same the moment he has the answer finds it being delivered.
+func (r *registry) sending(e *exchange, event, answers string) (sent func(ok bool)) {
+	var after []func(out bool)
+	for _, begin := range r.due(e, answers) {
+		after = append(after, begin())
+	}
+	return func(ok bool) {
+		if !ok || !r.sent(e, event, answers, after) {
+			tell(after, false)
+		}
+	}
+}
+
+// due returns what waits for delivery, if with that answer all have been given.
+func (r *registry) due(e *exchange, answers string) []func() (then func(out bool)) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.exchanges[e.key] != e || answers == "" || e.answered[answers] || len(e.answered)+1 < e.owed {
+		return nil
+	}
+	return slices.Clone(e.delivered)
+}
+
+// sent records a message that went out, if that counts any more.
+func (r *registry) sent(e *exchange, event, answers string, after []func(out bool)) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.exchanges[e.key] != e {
-		return
+		return false
 	}
 	if answers != "" {
 		e.answered[answers] = true
+		e.after = append(e.after, after...)
 	}
 	if id, _, ok := strings.Cut(event, "_"); ok && id != "" && e.streamID == "" && e.session != nil {
 		e.streamID = id
 		e.session.streams[id] = e
 	}
+	return true
 }
 
 // exchange returns the exchange with that key, or nil.
@@ -249,7 +283,7 @@ func (r *registry) finish(e *exchange, c *call) {
 }
 
 // onDelivered keeps f until e's answers have gone out.
-func (r *registry) onDelivered(e *exchange, f func() (then func())) {
+func (r *registry) onDelivered(e *exchange, f func() (then func(out bool))) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.exchanges[e.key] == e {

@@ -148,8 +148,21 @@ func (s *Server) ready(w http.ResponseWriter) {
 
 // message is what the routing needs to know of a JSON-RPC message.
 type message struct {
-	ID     json.RawMessage `json:"id"`
-	Method string          `json:"method"`
+	ID     json.RawMessage
+	Method string
+}
+
+// UnmarshalJSON reads exactly the names that the SDK does, which encoding/json would find in any case.
+func (m *message) UnmarshalJSON(data []byte) error {
+	var fields map[string]json.RawMessage
+	if err := json.Unmarshal(data, &fields); err != nil {
+		return err
+	}
+	m.ID = fields["id"]
+	if method := fields["method"]; method != nil {
+		return json.Unmarshal(method, &m.Method)
+	}
+	return nil
 }
 
 // peek returns the messages of a body. What is no JSON-RPC yields none: the SDK explains that.
@@ -171,9 +184,16 @@ func peek(body []byte) []message {
 // maxID is the largest integer that the SDK, which reads numbers as float64, hands back as it came, as every smaller one.
 const maxID = 1<<53 - 1
 
-// badID returns the first id that the SDK would alter, so that its client would never see an answer to it, or nil.
+// maxIDBytes is how long an id may be as it is sent: a held call keeps it.
+const maxIDBytes = 256
+
+// badID returns the first id that is too long, or that the SDK would alter, so that its client would never see an answer to it;
+// or nil.
 func badID(msgs []message) json.RawMessage {
 	for _, m := range msgs {
+		if len(m.ID) > maxIDBytes {
+			return m.ID
+		}
 		if len(m.ID) == 0 || m.ID[0] == '"' || string(m.ID) == "null" {
 			continue
 		}
@@ -213,6 +233,9 @@ func (q *request) release() {
 		q.s.streams.Add(-1)
 	}
 	q.s.bodies.give(q.weight)
+	if q.body != nil {
+		q.body.drop()
+	}
 }
 
 // enterMCP chooses the right one of the SDK's handlers for a request and looks after what the SDK does not.
@@ -292,7 +315,7 @@ func (s *Server) admit(w http.ResponseWriter, r *http.Request, rc *http.Response
 	if id := badID(msgs); id != nil {
 		refuse(w, nil, &jsonrpc.Error{
 			Code:    jsonrpc.CodeInvalidRequest,
-			Message: fmt.Sprintf("id %s must be a string, or an integer from %d to %d", safetext.Line(string(id), 60), -maxID, maxID),
+			Message: fmt.Sprintf("id %s must be a string of at most %d bytes, or an integer from %d to %d", safetext.Line(string(id), 60), maxIDBytes, -maxID, maxID),
 		})
 		return nil, weight, false
 	}
@@ -352,8 +375,8 @@ func (q *request) post(msgs []message) {
 // join has what goes out on the request's response count for e.
 func (q *request) join(e *exchange) {
 	q.e = e
-	q.out.closes = e.owed == 1 && q.r.ProtoAtLeast(1, 1)
-	q.out.sent = func(event, answers string) { q.s.calls.sent(e, event, answers) }
+	q.out.closes = e.alone && q.r.ProtoAtLeast(1, 1)
+	q.out.sending = func(event, answers string) func(ok bool) { return q.s.calls.sending(e, event, answers) }
 	q.out.withhold = func(event, answers string, data []byte) bool { return q.s.calls.withhold(e, event, answers, data) }
 }
 
@@ -367,6 +390,11 @@ func newExchange(out *stream, msgs []message) *exchange {
 		}
 	}
 	e.owed = len(owed)
+	if len(msgs) == 1 && e.owed == 1 {
+		var err error
+		e.id, err = idOf(msgs[0].ID)
+		e.alone = err == nil
+	}
 	return e
 }
 

@@ -163,7 +163,7 @@ func TestIDs(t *testing.T) {
 				}
 			}
 			if err := json.Unmarshal(b, &got); err != nil || res.StatusCode != 400 || string(got.ID) != "null" || got.Error.Code != -32600 ||
-				!strings.Contains(got.Error.Message, "id "+tt.id+" must be a string, or an integer from -9007199254740991 to 9007199254740991") {
+				!strings.Contains(got.Error.Message, "id "+tt.id+" must be a string of at most 256 bytes, or an integer from -9007199254740991 to 9007199254740991") {
 				t.Errorf("id %s %s: %s %.300s, want it refused with its name", tt.id, name, res.Status, b)
 			}
 		}

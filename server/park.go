@@ -57,9 +57,9 @@ func (p *parked) answer(res *mcp.CallToolResult) ([]byte, error) {
 	return slices.Concat(p.head, result, []byte(eventTail)), nil
 }
 
-func idOf(raw string) (jsonrpc.ID, error) {
+func idOf(raw json.RawMessage) (jsonrpc.ID, error) {
 	var v any
-	if err := json.Unmarshal([]byte(raw), &v); err != nil {
+	if err := json.Unmarshal(raw, &v); err != nil {
 		return jsonrpc.ID{}, err
 	}
 	return jsonrpc.MakeID(v)
@@ -69,7 +69,7 @@ func idOf(raw string) (jsonrpc.ID, error) {
 func (r *registry) park(e *exchange, p *parked) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.exchanges[e.key] == e {
+	if r.exchanges[e.key] == e && e.parked == nil {
 		e.parked = p
 	}
 }
@@ -96,14 +96,15 @@ func (r *registry) withhold(e *exchange, event, answers string, data []byte) boo
 func (r *registry) take(e *exchange, cancel context.CancelCauseFunc) (*parked, *call) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.exchanges[e.key] != e || e.parked == nil || e.session != nil && e.session.ending {
+	if r.exchanges[e.key] != e || e.parked == nil || len(e.running) > 0 || e.session != nil && e.session.ending {
 		return nil, nil
 	}
 	e.delivered = nil // what a connection that is gone was to deliver
 	return e.parked, r.runLocked(e, cancel)
 }
 
-// cancelled ends the parked call that the client of a session does not want any more; the SDK knows only of its stand-in.
+// cancelled ends the call that the client of a session does not want any more. The SDK knows of one that waits in its handler,
+// but not of one that is parked, or about to be.
 func (r *registry) cancelled(sessionID string, id jsonrpc.ID) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -112,10 +113,7 @@ func (r *registry) cancelled(sessionID string, id jsonrpc.ID) {
 		return
 	}
 	for e := range s.exchanges {
-		if e.parked == nil {
-			continue
-		}
-		if of, err := idOf(e.parked.id); err == nil && of == id {
+		if e.alone && e.id == id {
 			r.dropLocked(e, errCancelled)
 		}
 	}
@@ -138,12 +136,28 @@ func (q *request) detach() bool {
 	q.s.requests.Add(2)
 	go func() {
 		defer q.s.requests.Done()
-		conn.Read(make([]byte, 1)) // nothing is to come any more
+		listen(conn)
 		q.out.lost.Store(true)
 		drop(errHungUp)
 	}()
 	go q.hold(conn)
 	return true
+}
+
+// maxAfter is what may come on a connection after its last request, which is discarded. Some clients end a body with a line end
+// of their own.
+const maxAfter = 64 << 10
+
+// listen returns when the connection is gone.
+func listen(conn net.Conn) {
+	buf := make([]byte, 64)
+	for more := maxAfter; more > 0; {
+		n, err := conn.Read(buf)
+		if err != nil {
+			return
+		}
+		more -= n
+	}
 }
 
 // hold is the rest of a detached request.
@@ -159,14 +173,16 @@ func (q *request) hold(conn net.Conn) {
 }
 
 func (q *request) end(conn net.Conn) {
+	hangUp := func() {
+		conn.Close()
+		q.s.conns.gone(conn)
+	}
+	defer hangUp() // whatever fails
 	q.leave()
 	q.out.finish()
 	if q.then != nil {
 		time.Sleep(clientFirst)
-	}
-	conn.Close()
-	q.s.conns.gone(conn)
-	if q.then != nil {
+		hangUp()
 		q.then()
 	}
 }
@@ -251,12 +267,21 @@ func (q *request) reply(p *parked, res *mcp.CallToolResult) {
 	data, err := p.answer(res)
 	if err != nil {
 		q.s.log.Error("an answer cannot be encoded", "err", err)
-		return
+		if data, err = p.answer(unencodable()); err != nil {
+			return
+		}
 	}
 	if q.out.answer(p.event, p.id, data) == nil && q.e.session != nil {
 		_, msg, _ := bytes.Cut(data, []byte("data: "))
 		q.s.events.replace(q.e.session.id, p.event, bytes.TrimSpace(msg))
 	}
+}
+
+// unencodable stands for a result that cannot be encoded.
+func unencodable() *mcp.CallToolResult {
+	var res mcp.CallToolResult
+	res.SetError(errors.New("the answer cannot be encoded: tell the user"))
+	return &res
 }
 
 // lighten lets go of what only the SDK needed.

@@ -10,8 +10,8 @@
 //     Last-Event-ID): then the wait goes on there.
 //   - A call that is held alone in its request is over for the SDK, and costs a connection and two small goroutines
 //     (park.go). One of a batch waits in its handler, and on a session it ends only when those 60 s have.
-//   - What a tool registers with [tools.Call].OnDelivered runs once the answer was written and flushed on a live
-//     connection, and otherwise never.
+//   - What a tool registers with [tools.Call].OnDelivered begins before its answer is written, and learns afterwards
+//     whether that went out on a live connection.
 //
 // Two handlers of the SDK share one MCP server. A request of protocol 2026-07-28 or later, and one that comes
 // with neither a session nor a version and does not initialize, is stateless; everything else has a session.

@@ -25,10 +25,14 @@ import (
 // asker is a tool that waits as the real ones do: until the test answers, or its context ends.
 type asker struct {
 	inline    bool             // waits in the handler, although it need not
+	gate      chan struct{}    // if not nil, what comes before a call waits for it, as for a disk
 	began     chan *tools.Call // one for each call that has started to hold
 	ended     chan error       // the cause, for each call that was not answered
 	answer    chan string
+	begun     chan string // its delivery has
 	delivered chan string
+	notSent   chan string                                                     // what had begun
+	wait1     func(ctx context.Context, call *tools.Call) *mcp.CallToolResult // if not nil, waits instead
 }
 
 func newAsker() *asker {
@@ -36,7 +40,9 @@ func newAsker() *asker {
 		began:     make(chan *tools.Call, 4096),
 		ended:     make(chan error, 4096),
 		answer:    make(chan string),
+		begun:     make(chan string, 4096),
 		delivered: make(chan string, 4096),
+		notSent:   make(chan string, 4096),
 	}
 }
 
@@ -57,12 +63,18 @@ func (a *asker) ask(ctx context.Context, req *mcp.CallToolRequest, in askIn) (*m
 	if !in.Quiet {
 		call.Holding()
 	}
+	if a.gate != nil {
+		<-a.gate
+	}
 	if call.Park == nil || a.inline || in.Quiet {
 		a.began <- call
 		res, err := a.wait(ctx, call)
 		return res, nil, err
 	}
 	call.Park(func(ctx context.Context, _ tools.Notify) *mcp.CallToolResult {
+		if a.wait1 != nil {
+			return a.wait1(ctx, call)
+		}
 		a.began <- call
 		res, _ := a.wait(ctx, call)
 		return res
@@ -70,15 +82,28 @@ func (a *asker) ask(ctx context.Context, req *mcp.CallToolRequest, in askIn) (*m
 	return text("stands in"), nil, nil
 }
 
+func (a *asker) deliver(call *tools.Call, s string) {
+	call.OnDelivered(func() func(bool) {
+		a.begun <- s
+		return func(out bool) {
+			if out {
+				a.delivered <- s
+			} else {
+				a.notSent <- s
+			}
+		}
+	})
+}
+
 func (a *asker) wait(ctx context.Context, call *tools.Call) (*mcp.CallToolResult, error) {
 	select {
 	case s := <-a.answer:
-		call.OnDelivered(func() func() { return func() { a.delivered <- s } })
+		a.deliver(call, s)
 		return text(s), nil
 	case <-ctx.Done():
 		cause := context.Cause(ctx)
 		if cause == tools.ErrShutdown {
-			call.OnDelivered(func() func() { return func() { a.delivered <- "pending" } })
+			a.deliver(call, "pending")
 			return text("status: pending"), nil
 		}
 		a.ended <- cause
@@ -96,13 +121,18 @@ type fixture struct {
 	srv    *Server
 	url    string
 	client *http.Client
+	fails  bool         // Run, and the test looks at its error
 	stop   func() error // ends Run and returns its error; once
 }
 
 // serve runs a server; in a synctest bubble over an in-memory network.
 func serve(t *testing.T, opts Options, inMemory bool) *fixture {
 	t.Helper()
-	f := &fixture{asker: newAsker()}
+	return start(t, &fixture{asker: newAsker()}, opts, inMemory)
+}
+
+func start(t *testing.T, f *fixture, opts Options, inMemory bool) *fixture {
+	t.Helper()
 	opts.Register = f.register
 	if opts.Logger == nil {
 		opts.Logger = slog.New(slog.NewTextHandler(t.Output(), nil))
@@ -133,7 +163,7 @@ func serve(t *testing.T, opts Options, inMemory bool) *fixture {
 		return err
 	})
 	t.Cleanup(func() {
-		if err := f.stop(); err != nil {
+		if err := f.stop(); err != nil && !f.fails {
 			t.Errorf("Run: %v", err)
 		}
 	})

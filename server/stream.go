@@ -31,9 +31,10 @@ type stream struct {
 	drop   context.CancelCauseFunc // ends ctx
 	beats  *wheel
 	within time.Duration // for one write
-	// sent is told of each message that went out on a live connection: the event's id, and what the message answers.
-	sent   func(event, answers string)
-	closes bool // the connection ends with the response, which says so
+	// sending is told of each message before it is written: the event's id, and what the message answers; and what it returns, whether
+	// it went out on a live connection. Nil: nobody is.
+	sending func(event, answers string) (sent func(ok bool))
+	closes  bool // the connection ends with the response, which says so
 	// withhold tells whether such a message is not to go out. Nil: none.
 	withhold func(event, answers string, data []byte) bool
 
@@ -104,7 +105,7 @@ func (w *stream) Write(p []byte) (int, error) {
 		data = event(bytes.TrimSpace(p))
 	}
 	var name, answers string
-	if w.sent != nil {
+	if w.sending != nil {
 		name, answers = parseEvent(data)
 	}
 	if answers != "" && w.withhold != nil && w.withhold(name, answers, data) {
@@ -135,16 +136,18 @@ func (w *stream) sendLocked(name, answers string, data []byte) error {
 	}
 	prime := w.prime
 	w.prime = nil
-	if err := w.writeLocked(append(prime, data...), w.within); err != nil {
-		return err
+	var sent []func(ok bool)
+	if prime != nil {
+		sent = append(sent, w.sending(w.primeID, ""))
 	}
-	if live && prime != nil {
-		w.sent(w.primeID, "")
+	if w.sending != nil && (name != "" || answers != "") {
+		sent = append(sent, w.sending(name, answers))
 	}
-	if live && w.sent != nil && (name != "" || answers != "") {
-		w.sent(name, answers)
+	err := w.writeLocked(append(prime, data...), w.within)
+	for _, f := range sent {
+		f(live && err == nil)
 	}
-	return nil
+	return err
 }
 
 // withheld tells whether a message was.

@@ -39,17 +39,19 @@ const maxFinalFile = 8 << 10
 
 // deliver makes the answer and has the pair archived once it went out on a live connection.
 func (t *Tools) deliver(ctx context.Context, f facts, r queue.Response) *mcp.CallToolResult {
-	begin := func() (then func()) {
+	begin := func() (then func(out bool)) {
 		end := t.beginArchiving(f.id)
-		return func() {
+		return func(out bool) {
 			defer end()
-			t.archive(context.WithoutCancel(ctx), f, r)
+			if out {
+				t.archive(context.WithoutCancel(ctx), f, r)
+			}
 		}
 	}
 	if c := CallFrom(ctx); c != nil && c.OnDelivered != nil {
 		c.OnDelivered(begin)
 	} else if ctx.Err() == nil {
-		begin()()
+		begin()(true)
 	}
 	return answer(f, r, "")
 }

@@ -13,10 +13,11 @@ type Call struct {
 	Client string
 	// Session tells calls of different sessions apart; it may be empty.
 	Session string
-	// OnDelivered registers f to run as soon as the call's result has gone out on a live connection; what it returns runs when
-	// the response has ended, so that the client does not wait for it. A client that is quicker than f asks as one whose answer
-	// was lost: it gets the same one. If the connection is gone for good neither runs. Nil: delivered at return.
-	OnDelivered func(f func() (then func()))
+	// OnDelivered registers f to run before the call's result is written, so that whoever asks the same the moment he has read it
+	// finds it being delivered. What f returns runs afterwards, once: with true when the result went out on a live connection, and
+	// after the response has ended, so that its client does not wait for it; else with false, and f may then run again, on another
+	// connection. Nil: delivered at return.
+	OnDelivered func(f func() (then func(out bool)))
 	// Holding is called (once or more, from any goroutine) when the call starts to wait for a person: the
 	// response headers then go out, which clients want within a minute. Nil: nothing to do.
 	Holding func()

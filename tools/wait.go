@@ -2,6 +2,7 @@ package tools
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -23,8 +24,10 @@ const (
 	openFresh       = progressEvery    // how old the list of open proposals may be for "ahead of you"
 )
 
-// errStep ends one step of a wait: progress is due, or the hold is over.
-var errStep = errors.New("time to look up")
+var (
+	errStep = errors.New("time to look up")             // ends one step of a wait: progress is due, or the hold is over
+	errLeft = errors.New("nobody waits for the answer") // the proposal stands
+)
 
 // facts are what an answer says of the proposal it answers.
 type facts struct {
@@ -109,7 +112,7 @@ type waiter struct {
 // progress or the end of the hold is away.
 func (t *Tools) wait(ctx context.Context, req *mcp.CallToolRequest, f facts) (*mcp.CallToolResult, any, error) {
 	call := callOf(ctx, req)
-	w := &waiter{Tools: t, facts: f, session: call.Session, token: req.Params.GetProgressToken(), start: time.Now()}
+	w := &waiter{Tools: t, facts: f, session: call.Session, token: tokenOf(req), start: time.Now()}
 	w.limit = t.hold(call.Client, w.token != nil)
 	if call.Holding != nil {
 		call.Holding()
@@ -121,6 +124,9 @@ func (t *Tools) wait(ctx context.Context, req *mcp.CallToolRequest, f facts) (*m
 		return r, nil, err
 	}
 	w.progress(ctx, notify) // by the SDK, which numbers it: from here on a client can resume
+	if err := context.Cause(ctx); err != nil && !errors.Is(err, ErrShutdown) {
+		return nil, nil, w.left(err) // it was cancelled while the proposal was stored
+	}
 	call.Park(w.parked)
 	return waits(f, "the operator has not decided yet"), nil, nil
 }
@@ -130,7 +136,7 @@ func (w *waiter) parked(ctx context.Context, notify Notify) *mcp.CallToolResult 
 		w.observe(Event{Kind: Rejoined, Tool: w.tool})
 	}
 	r, err := w.run(ctx, notify)
-	if r == nil && ctx.Err() != nil {
+	if errors.Is(err, errLeft) {
 		w.away.Store(true)
 		return nil
 	}
@@ -162,14 +168,14 @@ func (w *waiter) run(ctx context.Context, notify Notify) (*mcp.CallToolResult, e
 			}
 		}
 		r, err := w.step(ctx, w.id, step)
+		cause := context.Cause(ctx) // once: it may come to be at any moment
 		switch {
 		case err == nil:
 			return w.deliver(ctx, w.facts, r), nil
-		case errors.Is(context.Cause(ctx), ErrShutdown) || errors.Is(err, queue.ErrClosed):
+		case errors.Is(cause, ErrShutdown) || errors.Is(err, queue.ErrClosed):
 			return w.pending(w.facts, ReasonRestart, "the supervise server is restarting"), nil
-		case ctx.Err() != nil:
-			w.observe(Event{Kind: Left, Tool: w.tool})
-			return nil, ctx.Err() // nobody listens; the proposal stands
+		case cause != nil:
+			return nil, w.left(cause)
 		case errors.Is(err, errStep):
 			w.progress(ctx, notify)
 		case errors.Is(err, queue.ErrNotFound):
@@ -178,6 +184,31 @@ func (w *waiter) run(ctx context.Context, notify Notify) (*mcp.CallToolResult, e
 			return nil, w.failed(w.tool, "waiting for proposal "+string(w.id), err)
 		}
 	}
+}
+
+func (w *waiter) left(cause error) error {
+	w.observe(Event{Kind: Left, Tool: w.tool})
+	return fmt.Errorf("%w: %w", errLeft, cause)
+}
+
+// maxToken is how long a progress token may be: a held call keeps it, and it is sent again and again.
+const maxToken = 256
+
+// tokenOf returns a call's progress token. One that is no string or number, or a long one, is as good as none.
+func tokenOf(req *mcp.CallToolRequest) any {
+	switch t := req.Params.GetProgressToken().(type) {
+	case string:
+		if len(t) <= maxToken {
+			return t
+		}
+	case json.Number:
+		if len(t) <= maxToken {
+			return t
+		}
+	case float64, int, int32, int64, uint64:
+		return t
+	}
+	return nil
 }
 
 // step waits for the response at most d; 0 has no limit.

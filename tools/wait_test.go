@@ -229,10 +229,10 @@ func TestMaxWaiting(t *testing.T) {
 func TestDeliveryIsTheTransportsWord(t *testing.T) {
 	bubble(t, Options{}, func(t *testing.T, r *rig) {
 		var mu sync.Mutex
-		var delivered []func() (then func())
+		var delivered []func() (then func(out bool))
 		holding := 0
 		r.call = &Call{
-			OnDelivered: func(f func() (then func())) { mu.Lock(); defer mu.Unlock(); delivered = append(delivered, f) },
+			OnDelivered: func(f func() (then func(out bool))) { mu.Lock(); defer mu.Unlock(); delivered = append(delivered, f) },
 			Holding:     func() { mu.Lock(); defer mu.Unlock(); holding++ },
 		}
 		call := r.asked("egress-block", askGitHub)
@@ -268,7 +268,7 @@ func TestDeliveryIsTheTransportsWord(t *testing.T) {
 		if len(next)+len(nextAwait) != 0 {
 			t.Error("asked and answered while the answer before it was being archived")
 		}
-		archive()
+		archive(true)
 		for _, c := range []chan reply{next, nextAwait} {
 			if got := <-c; !got.meta.Repeated {
 				t.Errorf("after delivery = %+v, want the recorded answer", got)
@@ -277,7 +277,7 @@ func TestDeliveryIsTheTransportsWord(t *testing.T) {
 		if !r.box.delivered(id) {
 			t.Error("not archived after it went out")
 		}
-		delivered[2]()() // again is no error
+		delivered[2]()(true) // again is no error
 		if got := r.do("egress-block", askGitHub); !got.meta.Repeated {
 			t.Errorf("after delivery = %+v, want the recorded answer", got)
 		}
@@ -340,6 +340,62 @@ func TestParked(t *testing.T) {
 		}
 		if res := w(t.Context(), notify); res == nil || !strings.HasPrefix(res.Content[0].(*mcp.TextContent).Text, "status: pending") {
 			t.Errorf("when the mailbox is closed = %+v, want pending", res)
+		}
+	})
+}
+
+// A call that is cancelled while its proposal is stored is not waited for: its answer would go out to nobody and count.
+func TestCancelledBeforeParked(t *testing.T) {
+	var ev events
+	bubble(t, Options{Observe: ev.add}, func(t *testing.T, r *rig) {
+		gate := make(chan struct{})
+		r.box.gate = gate
+		r.call = &Call{Park: func(Wait) { t.Error("it is parked") }}
+		ctx, cancel := context.WithCancel(t.Context())
+		call := r.start(ctx, "egress-block", askGitHub)
+		synctest.Wait()
+		cancel()
+		synctest.Wait()
+		close(gate)
+		if got := <-call; got.err == nil {
+			t.Errorf("a cancelled call = %+v", got)
+		}
+		synctest.Wait()
+		if diff := cmp.Diff([]Event{{Kind: Asked, Tool: "egress-block"}, {Kind: Left, Tool: "egress-block"}}, ev.take()); diff != "" {
+			t.Errorf("events mismatch (-want +got):\n%s", diff)
+		}
+		r.call = nil
+		again := r.asked("egress-block", askGitHub)
+		r.box.respond(t, r.box.only(t), queue.Response{Status: queue.Approved})
+		if got := <-again; got.meta.Status != "approved" {
+			t.Errorf("asked again = %+v", got)
+		}
+	})
+}
+
+// What is no progress token, or a long one, is as good as none: it would be kept, and sent every 15 s.
+func TestOddProgressTokens(t *testing.T) {
+	bubble(t, Options{}, func(t *testing.T, r *rig) {
+		for i, token := range []any{strings.Repeat("x", maxToken+1), []any{[]any{}}, map[string]any{"a": 1}, true} {
+			call := r.startWith(t.Context(), &mcp.CallToolParams{Meta: mcp.Meta{"progressToken": token}, Name: "egress-block", Arguments: args{"host": fmt.Sprintf("h%d.example", i), "justification": "x"}})
+			got := <-call // after what is right for a client without progress
+			if got.meta.Status != Pending {
+				t.Errorf("token %.20v: %+v", token, got)
+			}
+		}
+		if n := len(r.messages()); n != 0 {
+			t.Errorf("%d notifications, want none", n)
+		}
+		for i, token := range []any{strings.Repeat("x", maxToken), 7, 1.5} {
+			call := r.startWith(t.Context(), &mcp.CallToolParams{Meta: mcp.Meta{"progressToken": token}, Name: "egress-block", Arguments: args{"host": fmt.Sprintf("g%d.example", i), "justification": "x"}})
+			synctest.Wait()
+			if n := len(r.messages()); n != i+1 {
+				t.Errorf("token %.20v: %d notifications, want %d", token, n, i+1)
+			}
+			for _, id := range r.box.ids() {
+				r.box.respond(t, id, queue.Response{Status: queue.Approved})
+			}
+			<-call
 		}
 	})
 }

@@ -215,7 +215,7 @@ func (w *world) startSide() {
 				s.mu.Lock()
 				c := s.calls[int(n)]
 				s.mu.Unlock()
-				ctx = tools.WithCall(ctx, &tools.Call{Client: c.client, OnDelivered: func(f func() (then func())) { c.archive = func() { f()() } }})
+				ctx = tools.WithCall(ctx, &tools.Call{Client: c.client, OnDelivered: func(f func() (then func(out bool))) { c.archive = func() { f()(true) } }})
 			}
 			ctx, cancel := context.WithCancelCause(ctx)
 			defer cancel(nil)

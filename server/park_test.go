@@ -1,0 +1,305 @@
+package server
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"testing"
+	"testing/synctest"
+
+	"github.com/modelcontextprotocol/go-sdk/mcp"
+
+	"github.com/bot-bottle/supervise/tools"
+)
+
+// post is a bare connection with a request on it.
+func (f *fixture) post(t *testing.T, body string) (net.Conn, *bufio.Reader) {
+	t.Helper()
+	conn, err := f.srv.ln.(*memListener).dial(t.Context(), "", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	fmt.Fprintf(conn, "POST / HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nAccept: application/json, text/event-stream\r\nContent-Length: %d\r\n\r\n%s", len(body), body)
+	return conn, bufio.NewReader(conn)
+}
+
+// What an agent chooses and a held call keeps is short: an id is, whatever the body's other keys look like.
+func TestLongID(t *testing.T) {
+	f := serve(t, Options{}, false)
+	long := `"` + strings.Repeat("x", 300) + `"`
+	short, err := f.send(t.Context(), raw{body: strings.Replace(askBody, `"id":7`, `"id":`+long+`,"id":7,"ID":8`, 1)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	<-f.began
+	f.answer <- "approved"
+	if b, _ := io.ReadAll(short.Body); !strings.Contains(string(b), `"id":7,`) || strings.Contains(string(b), "xxx") {
+		t.Errorf("of two ids the last one counts: %.300q", b)
+	}
+	short.Body.Close()
+	for _, ids := range []string{`"id":` + long, `"id":` + long + `,"ID":7`, `"ID":7,"id":` + long, `"id":7,"id":` + long} {
+		res, err := f.send(t.Context(), raw{body: strings.Replace(askBody, `"id":7`, ids, 1)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		b, _ := io.ReadAll(res.Body)
+		res.Body.Close()
+		if res.StatusCode != http.StatusBadRequest || !strings.Contains(string(b), "256 bytes") || len(b) > 1000 {
+			t.Errorf("%.20s…: %s %.200q, want 400 and the limit", ids, res.Status, b)
+		}
+	}
+	if len(f.began) != 0 {
+		t.Error("a call was held all the same")
+	}
+}
+
+// A call that is cancelled before it waits never does, and no answer to it counts as delivered, though its client keeps reading.
+func TestCancelledBeforeItWaits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := serve(t, Options{}, true)
+		f.gate = make(chan struct{})
+		id := f.initialize(t)
+		res, err := f.send(t.Context(), raw{body: askBody, session: id, version: "2025-11-25"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer res.Body.Close()
+		synctest.Wait() // it is before its gate
+		no, err := f.send(t.Context(), raw{session: id, version: "2025-11-25", body: `{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":7}}`})
+		if err != nil {
+			t.Fatal(err)
+		}
+		no.Body.Close()
+		synctest.Wait()
+		close(f.gate)
+		synctest.Wait()
+		if len(f.began) != 0 {
+			t.Error("it waits")
+		}
+		select {
+		case f.answer <- "approved":
+			t.Error("an answer was taken")
+		default:
+		}
+		io.Copy(io.Discard, res.Body) // ends
+		synctest.Wait()
+		if len(f.delivered) != 0 {
+			t.Errorf("%q counts as delivered", <-f.delivered)
+		}
+		if n := f.exchanges(); n != 0 {
+			t.Errorf("%d exchanges are left", n)
+		}
+	})
+}
+
+// Only one connection waits for an answer, also when the second comes before the call waits.
+func TestResumeBeforeItWaits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := serve(t, Options{}, true)
+		f.gate = make(chan struct{})
+		id := f.initialize(t)
+		res, err := f.send(t.Context(), raw{body: askBody, session: id, version: "2025-11-25"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer res.Body.Close()
+		ev := readEvents(res.Body)
+		last, _, _ := ev.next()
+		synctest.Wait()
+		sess, e, busy := f.srv.calls.get(id, last) // as a GET does that is slow from here on
+		if !busy {
+			f.srv.calls.leave(sess, e, false)
+			t.Error("a stream whose connection lives can be resumed")
+		}
+		close(f.gate)
+		<-f.began
+		f.answer <- "approved"
+		if got := ev.result(t); got != "approved" {
+			t.Errorf("answer %q", got)
+		}
+		<-f.delivered
+	})
+}
+
+// What a client sends after its request is no hang-up.
+func TestMoreAfterTheRequest(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := serve(t, Options{}, true)
+		conn, br := f.post(t, askBody)
+		res, err := http.ReadResponse(br, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		<-f.began
+		for _, more := range []string{"\r\n", "GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"} {
+			if _, err := io.WriteString(conn, more); err != nil {
+				t.Fatal(err)
+			}
+		}
+		synctest.Wait()
+		if len(f.ended) != 0 {
+			t.Fatalf("the call ended: %v", <-f.ended)
+		}
+		f.answer <- "approved"
+		if got := readEvents(res.Body).result(t); got != "approved" {
+			t.Errorf("answer %q", got)
+		}
+		<-f.delivered
+
+		conn, br = f.post(t, askBody)
+		if _, err := http.ReadResponse(br, nil); err != nil {
+			t.Fatal(err)
+		}
+		<-f.began
+		go io.WriteString(conn, strings.Repeat("x", 1<<20)) // no end of it is one
+		<-f.ended
+	})
+}
+
+// Asking again at the moment of the answer finds it being delivered: that is registered before the answer is written. If it cannot
+// be, that is taken back.
+func TestDeliveryBeginsBeforeTheAnswer(t *testing.T) {
+	everyWay(t, func(t *testing.T, inline bool) {
+		synctest.Test(t, func(t *testing.T) {
+			f := serve(t, Options{}, true)
+			f.inline = inline
+			conn, br := f.post(t, askBody)
+			if _, err := http.ReadResponse(br, nil); err != nil {
+				t.Fatal(err)
+			}
+			br.ReadString('\n') // what is in the buffer; nothing is read from here on
+			<-f.began
+			f.answer <- "approved"
+			synctest.Wait()
+			if len(f.begun) != 1 {
+				t.Errorf("while the answer is written its delivery has begun %d times, want once", len(f.begun))
+			}
+			conn.Close()
+			synctest.Wait()
+			if len(f.delivered) != 0 {
+				t.Errorf("%q counts as delivered, which nobody read", <-f.delivered)
+			}
+			if len(f.begun) > 0 && len(f.notSent) != 1 {
+				t.Error("what had begun was not taken back")
+			}
+		})
+	})
+}
+
+// A client that does not read keeps nothing of the server alive beyond its end.
+func TestShutdownWithStuckAnswer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := serve(t, Options{}, true)
+		f.fails = true
+		_, br := f.post(t, askBody)
+		if _, err := http.ReadResponse(br, nil); err != nil {
+			t.Fatal(err)
+		}
+		<-f.began
+		f.answer <- "approved"
+		synctest.Wait() // it is being written
+		if err := f.stop(); err == nil || !strings.Contains(err.Error(), "1 calls could not be answered") {
+			t.Errorf("Run: %v, want the number of calls that were not answered", err)
+		}
+		gone := make(chan struct{})
+		go func() { f.srv.requests.Wait(); close(gone) }()
+		synctest.Wait()
+		select {
+		case <-gone:
+		default:
+			t.Error("a request is left when Run has returned")
+		}
+	})
+}
+
+// Of a body with several messages none is parked, however it hides that.
+func TestNoParkingInABatch(t *testing.T) {
+	f := serve(t, Options{}, false)
+	second := strings.Replace(askBody, `"id":7`, `"id":8`, 1)
+	for name, body := range map[string]string{
+		"two":            "[" + askBody + "," + second + "]",
+		"another case":   "[" + askBody + "," + strings.Replace(second, `"method"`, `"Method":"","method"`, 1) + "]",
+		"another case 2": "[" + askBody + "," + strings.Replace(second, `"method":"tools/call"`, `"method":"tools/call","Method":""`, 1) + "]",
+		"a null id":      "[" + askBody + "," + strings.Replace(second, `"id":8`, `"id":8,"ID":null`, 1) + "]",
+	} {
+		res := f.hold(t, t.Context(), raw{body: body})
+		<-f.began
+		f.answer <- "approved"
+		f.answer <- "approved"
+		b, err := io.ReadAll(res.Body)
+		res.Body.Close()
+		if err != nil || strings.Count(string(b), "approved") != 2 || strings.Contains(string(b), "stands in") {
+			t.Errorf("%s: %q, %v, want two answers", name, b, err)
+		}
+		for range 2 {
+			<-f.delivered
+		}
+	}
+	f.wantIdle(t)
+}
+
+// parks is a server with one tool, which waits as the test says.
+func parks(t *testing.T, wait func(ctx context.Context, call *tools.Call) *mcp.CallToolResult) *fixture {
+	t.Helper()
+	f := &fixture{asker: newAsker()}
+	f.wait1 = wait
+	return start(t, f, Options{}, false)
+}
+
+// A result that cannot be encoded is an answer too.
+func TestAnswerThatCannotBeEncoded(t *testing.T) {
+	f := parks(t, func(context.Context, *tools.Call) *mcp.CallToolResult {
+		return &mcp.CallToolResult{StructuredContent: make(chan int)}
+	})
+	res, err := f.send(t.Context(), raw{body: askBody})
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := io.ReadAll(res.Body)
+	res.Body.Close()
+	if err != nil || !strings.Contains(string(b), `"isError":true`) {
+		t.Errorf("%q, %v, want a tool error", b, err)
+	}
+	f.wantIdle(t)
+}
+
+// A hook that fails leaves no connection behind.
+func TestPanicOfAHeldCall(t *testing.T) {
+	for _, where := range []string{"wait", "before", "after"} {
+		t.Run(where, func(t *testing.T) {
+			f := parks(t, func(_ context.Context, call *tools.Call) *mcp.CallToolResult {
+				if where == "wait" {
+					panic("in a test")
+				}
+				call.OnDelivered(func() func(bool) {
+					if where == "before" {
+						panic("in a test")
+					}
+					return func(bool) { panic("in a test") }
+				})
+				return text("approved")
+			})
+			res, err := f.send(t.Context(), raw{body: askBody})
+			if err != nil {
+				t.Fatal(err)
+			}
+			io.Copy(io.Discard, res.Body)
+			res.Body.Close()
+			f.wantIdle(t)
+			waitFor(t, "the connection to be gone", func() string {
+				f.srv.conns.mu.Lock()
+				defer f.srv.conns.mu.Unlock()
+				if n := len(f.srv.conns.all); n > 0 {
+					return fmt.Sprintf("%d connections", n)
+				}
+				return ""
+			})
+			f.srv.requests.Wait()
+		})
+	}
+}
