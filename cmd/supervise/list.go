@@ -165,9 +165,10 @@ func unread(problems []operator.Problem) error {
 	files, mailboxes := 0, map[string]bool{}
 	for _, p := range problems {
 		switch {
+		case p.Aside:
 		case p.Name == "":
 			mailboxes[p.Bottle] = true
-		case p.Name != "presence.json": // which says only who waits
+		default:
 			files++
 		}
 	}
@@ -238,6 +239,9 @@ func (a *app) itemRow(it operator.Item, short string) row {
 	}
 	if it.Blocked != "" {
 		r.under = append(r.under, a.style.warn("CANNOT BE APPROVED: ")+safetext.Line(firstLine(it.Blocked), 300))
+	}
+	if len(it.Unmanaged) > 0 {
+		r.under = append(r.under, a.style.dim(fmt.Sprintf("not managed here, to be done by hand: %s", join(it.Unmanaged))))
 	}
 	if f := a.findingCodes(it.Findings); f != "" {
 		r.under = append(r.under, f)

@@ -64,7 +64,7 @@ func (l *Local) Apply(ctx context.Context, plan *Plan, progress io.Writer) (Resu
 	}
 	if len(plan.Unmanaged) > 0 {
 		res.Outcome = queue.Unverified
-		res.Notes = append(res.Notes, fmt.Sprintf("not managed here, to be done by hand: %s", joinKinds(plan.Unmanaged)))
+		res.Notes = append(res.Notes, fmt.Sprintf("not managed here, to be done by hand: %s", JoinKinds(plan.Unmanaged)))
 	}
 	return res, nil
 }
@@ -442,7 +442,8 @@ func (l *Local) Replace(ctx context.Context, bottle string, progress io.Writer) 
 	return nil
 }
 
-func joinKinds(kinds []Kind) string {
+// JoinKinds lists kinds of target for people.
+func JoinKinds(kinds []Kind) string {
 	var s []string
 	for _, k := range kinds {
 		s = append(s, string(k))

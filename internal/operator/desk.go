@@ -107,9 +107,10 @@ type Item struct {
 	Findings  []Finding          `json:"findings"`
 	Danger    bool               `json:"danger"` // one of the findings is
 	State     State              `json:"state"`
-	Error     string             `json:"error,omitempty"`   // why it failed, is stuck, or is bad; escaped
-	Blocked   string             `json:"blocked,omitempty"` // why it cannot be approved as things are, and the mend; escaped. A preview sees more than a list
-	Retry     *Earlier           `json:"retry,omitempty"`   // what was decided before on the same question
+	Error     string             `json:"error,omitempty"`     // why it failed, is stuck, or is bad; escaped
+	Blocked   string             `json:"blocked,omitempty"`   // why it cannot be approved as things are, and the mend; escaped. A preview sees more than a list
+	Unmanaged []apply.Kind       `json:"unmanaged,omitempty"` // approving needs Decision.Unmanaged
+	Retry     *Earlier           `json:"retry,omitempty"`     // what was decided before on the same question
 	Abandoned bool               `json:"abandoned,omitempty"`
 }
 
@@ -134,6 +135,7 @@ type Problem struct {
 	Bottle string             `json:"bottle"`
 	Name   safetext.Untrusted `json:"name,omitempty"`
 	Text   safetext.Untrusted `json:"text"`
+	Aside  bool               `json:"-"` // nothing that is open hides behind it
 }
 
 // Snapshot is all bottles at once. Items are stuck first, then in the order first seen; abandoned ones last.
@@ -160,9 +162,8 @@ type Preview struct {
 	Proposed      safetext.Untrusted `json:"proposed_file"`         // as the agent sent it
 	Edited        safetext.Untrusted `json:"edited_file,omitempty"` // as the operator would apply it instead
 	Targets       []TargetView       `json:"targets"`
-	Unmanaged     []apply.Kind       `json:"unmanaged,omitempty"` // approving needs Decision.Unmanaged
-	Digest        string             `json:"digest"`              // of all of this; what Approve wants
-	Decision      *Record            `json:"decision,omitempty"`  // when it is decided already
+	Digest        string             `json:"digest"`             // of all of this; what Approve wants
+	Decision      *Record            `json:"decision,omitempty"` // when it is decided already
 }
 
 // Dangers lists the codes that Approve wants accepted.

@@ -44,15 +44,16 @@ type basis struct {
 }
 
 type line struct {
-	sha      string // of the proposal the rest is about
-	summary  string
-	host     string
-	key      string // canonical payload; "" if bad
-	bad      string // why it does not check
-	findings []Finding
-	blocked  string           // why its plan cannot be applied
-	basis    basis            // of findings; zero: none yet
-	asked    *payload.Payload // what was checked, until there are findings
+	sha       string // of the proposal the rest is about
+	summary   string
+	host      string
+	key       string // canonical payload; "" if bad
+	bad       string // why it does not check
+	findings  []Finding
+	blocked   string           // why its plan cannot be applied
+	unmanaged []apply.Kind     // targets of it that the configuration leaves out
+	basis     basis            // of findings; zero: none yet
+	asked     *payload.Payload // what was checked, until there are findings
 }
 
 // item is an inbox line without findings and presence.
@@ -150,7 +151,7 @@ func (d *Desk) examine(ctx context.Context, bottle string, items []looked) {
 	for i := range items {
 		if items[i].l.bad == "" {
 			items[i].setFindings(items[i].l.findings)
-			items[i].Blocked = items[i].l.blocked
+			items[i].Blocked, items[i].Unmanaged = items[i].l.blocked, items[i].l.unmanaged
 		}
 	}
 }
@@ -187,7 +188,7 @@ func (d *Desk) glance(ctx context.Context, bottle string, items []*looked) {
 		}
 		d.cache.mu.Lock()
 		it.l.findings, it.l.basis, it.l.asked = f, basis{sum, now}, nil
-		it.l.blocked = ""
+		it.l.blocked, it.l.unmanaged = "", plans[i].Unmanaged
 		if err := plans[i].Blocked; err != nil {
 			it.l.blocked = safetext.Block(err.Error())
 		}
@@ -278,7 +279,7 @@ type part struct {
 func (d *Desk) bottle(ctx context.Context, b string) (s part, _ error) {
 	pres, err := d.opts.Inbox.Presence(ctx, b)
 	if err != nil {
-		s.problems = append(s.problems, Problem{Bottle: b, Name: "presence.json", Text: safetext.Untrusted(err.Error())})
+		s.problems = append(s.problems, Problem{Bottle: b, Name: "presence.json", Text: safetext.Untrusted(err.Error()), Aside: true})
 	}
 	seen := d.store.seen(b)
 	shelf := d.store.shelf(b)
@@ -340,7 +341,7 @@ func (d *Desk) bottle(ctx context.Context, b string) (s part, _ error) {
 		s.problems = append(s.problems, Problem{Bottle: b, Text: safetext.Untrusted(fmt.Sprintf("%d more are not shown: a sidecar keeps at most 32 open, so this one is hostile or broken. Stop the bottle; 'supervise bottle forget %s' then removes its mailbox", fresh-maxShown, b))})
 	}
 	if text := d.noteForeigns(ctx, b, foreign); text != "" {
-		s.problems = append(s.problems, Problem{Bottle: b, Text: safetext.Untrusted(text)})
+		s.problems = append(s.problems, Problem{Bottle: b, Text: safetext.Untrusted(text), Aside: true})
 	}
 	return s, nil
 }

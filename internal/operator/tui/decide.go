@@ -121,7 +121,7 @@ func (m *model) ask(a *approval) tea.Cmd {
 			return m.ask(a)
 		})
 	case a.unmanaged:
-		return m.confirm(warn, fmt.Sprintf("Not managed here: %s. Have you made the change by hand?", kinds(a.c.p.Unmanaged)), exactly(m.sight), func() tea.Cmd {
+		return m.confirm(warn, fmt.Sprintf("Not managed here: %s. Have you made the change by hand?", apply.JoinKinds(a.c.p.Unmanaged)), exactly(m.sight), func() tea.Cmd {
 			a.unmanaged, a.dec.Unmanaged = false, true
 			return m.ask(a)
 		})
@@ -141,14 +141,6 @@ func (m *model) ask(a *approval) tea.Cmd {
 		return nil
 	}
 	return m.start(a)
-}
-
-func kinds(list []apply.Kind) string {
-	var out []string
-	for _, k := range list {
-		out = append(out, string(k))
-	}
-	return strings.Join(out, ", ")
 }
 
 func (m *model) start(a *approval) tea.Cmd {

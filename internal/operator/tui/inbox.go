@@ -383,6 +383,9 @@ func stateWord(it, ghost *operator.Item, c *card) (string, style) {
 	if it.Blocked != "" {
 		return "BLOCKED", warn
 	}
+	if len(it.Unmanaged) > 0 {
+		return "BY HAND", warn
+	}
 	if it.Retry != nil && !it.Danger {
 		return "again:", warn
 	}

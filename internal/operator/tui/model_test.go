@@ -14,6 +14,7 @@ import (
 
 	tea "charm.land/bubbletea/v2"
 
+	"github.com/bot-bottle/supervise/internal/apply"
 	"github.com/bot-bottle/supervise/internal/operator"
 	"github.com/bot-bottle/supervise/queue"
 )
@@ -47,6 +48,16 @@ func TestBlockedIsSaidInTheInbox(t *testing.T) {
 		}
 		r.press("j")
 		r.wantScreen("there is no directory /x")
+	})
+}
+
+func TestUnmanagedIsSaidInTheInbox(t *testing.T) {
+	byHand := routeAsk(2, "two", "b.example.com", "/b/")
+	byHand.Unmanaged = []apply.Kind{apply.KindPipelock}
+	start(t, 120, 40, newDesk(routeAsk(3, "one", "a.example.com", "/a/"), byHand), func(r *rig) {
+		if got := regexp.MustCompile(`BY HAND .*`).FindAllString(r.screen(), -1); len(got) != 1 || !strings.Contains(got[0], "b.example.com") {
+			t.Errorf("BY HAND stands before %q, want only b.example.com:\n%s", got, r.screen())
+		}
 	})
 }
 

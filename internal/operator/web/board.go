@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/bot-bottle/supervise/internal/apply"
 	"github.com/bot-bottle/supervise/internal/operator"
 )
 
@@ -175,7 +176,7 @@ func revision(s *operator.Snapshot, t trail) string {
 	}
 	for i := range s.Items {
 		it := &s.Items[i]
-		put(it.Bottle, string(it.ID), it.Tool, it.Summary.Raw(), string(it.Connected), string(it.State), it.Error, it.Blocked, strconv.FormatBool(it.Abandoned))
+		put(it.Bottle, string(it.ID), it.Tool, it.Summary.Raw(), string(it.Connected), string(it.State), it.Error, it.Blocked, apply.JoinKinds(it.Unmanaged), strconv.FormatBool(it.Abandoned))
 		for _, f := range it.Findings {
 			put(f.Code, string(f.Level), f.Text, f.Evidence.Raw())
 		}

@@ -208,6 +208,7 @@ func TestUnmanaged(t *testing.T) {
 	c := r.client()
 	p, err := payload.NewPipelock("https://a.example.com/x")
 	ref := r.put("web", p, err)
+	c.get("/").want(200, "by hand")
 	page := c.get(path(ref)).want(200, "not managed", "I have made the change by hand")
 	page.submit("decide", "", nil).want(http.StatusUnprocessableEntity, "pipelock is not managed")
 	page.submit("decide", "", url.Values{"unmanaged": {"1"}}).want(200, "approved by ann@host", "Unverified")

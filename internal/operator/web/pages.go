@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/bot-bottle/supervise/internal/apply"
 	"github.com/bot-bottle/supervise/internal/config"
 	"github.com/bot-bottle/supervise/internal/operator"
 	"github.com/bot-bottle/supervise/internal/safetext"
@@ -47,6 +48,7 @@ type inboxRow struct {
 	Summary   safetext.Untrusted
 	State     operator.State
 	Blocked   string // why it cannot be approved; escaped
+	ByHand    string // the kinds of target that are not managed
 	Connected operator.Connected
 	Danger    bool
 	Retry     *operator.Earlier
@@ -152,7 +154,7 @@ func groupBy(name string) func(*operator.Item) string {
 
 func rowOf(v view, it operator.Item) inboxRow {
 	row := inboxRow{
-		Ref: it.Ref, Bottle: it.Bottle, ID: it.ID, Tool: it.Tool, Summary: it.Summary, State: it.State, Blocked: it.Blocked, Connected: it.Connected, Danger: it.Danger,
+		Ref: it.Ref, Bottle: it.Bottle, ID: it.ID, Tool: it.Tool, Summary: it.Summary, State: it.State, Blocked: it.Blocked, ByHand: apply.JoinKinds(it.Unmanaged), Connected: it.Connected, Danger: it.Danger,
 		Retry: it.Retry, ArrivedAt: it.ArrivedAt, Now: v.age(it),
 	}
 	for _, f := range it.Findings {
