@@ -374,6 +374,9 @@ func says(text string) string {
 	return fmt.Sprintf("document.readyState === 'complete' && document.getElementById('main')?.innerText.includes(%q)", text)
 }
 
+// lookAndApprove is what a person does in a browser, whose page asks first when the change was not on the screen.
+const lookAndApprove = "document.querySelector('.block:not(.same)').scrollIntoView({ block: 'center' }); document.getElementById('approve').click()"
+
 // TestDesksTogether: two browsers and a terminal are open while a real agent waits. A decision made in one of them, or by
 // a command, is on the others without a reload; and when all three decide at once, one has decided and the others say who.
 func TestDesksTogether(t *testing.T) {
@@ -428,10 +431,10 @@ func TestDesksTogether(t *testing.T) {
 		decide func(id string) error
 	}{
 		{"tui", false, func(string) error { return term.Type("a") }},
-		{"web", false, func(string) error { one.run("document.getElementById('approve').click()"); return nil }},
+		{"web", false, func(string) error { one.run(lookAndApprove); return nil }},
 		{"cli", false, func(id string) error { w.must("approve", id, "--yes"); return nil }},
 		{"tui", true, func(string) error { return term.Type("a") }},
-		{"web", true, func(string) error { one.run("document.getElementById('approve').click()"); return nil }},
+		{"web", true, func(string) error { one.run(lookAndApprove); return nil }},
 	} {
 		id, host, got := propose()
 		arrive(id, host, tt.inbox)
@@ -487,7 +490,7 @@ func TestDesksTogether(t *testing.T) {
 			}
 		})
 		for _, b := range []*tab{one, two} {
-			all.Go(func() { b.run("document.getElementById('approve').click()") })
+			all.Go(func() { b.run(lookAndApprove) })
 		}
 		all.Wait()
 		if a := get(t, got); !strings.HasPrefix(a.text, "status: approved\n") {

@@ -337,6 +337,9 @@ func TestBrowserStale(t *testing.T) {
 	if v := eval[string](b, "document.getElementById('notes').value"); v != "fine" {
 		t.Errorf("the note is %q", v)
 	}
+	b.click("#approve") // the alert has pushed the change itself off the screen
+	b.click("#unseen-show")
+	b.until("document.getElementById('unseen').hidden")
 	b.click("#approve")
 	b.shows("Approved by ann@host")
 }
@@ -675,7 +678,56 @@ func TestBrowserPhone(t *testing.T) {
 	}
 	b.typeInto("#accept-user-root", "user-root")
 	b.do(chromedp.Tap(chromedp.CSS("#approve")))
+	b.shows("have not been on the screen")
+	b.do(chromedp.Tap(chromedp.CSS("#unseen-approve")))
 	b.shows("Approved by ann@host")
+}
+
+// Approving what has not been on the screen is asked about, as in the terminal, and a second press of the same button is no answer.
+func TestBrowserAsksAboutWhatWasNotSeen(t *testing.T) {
+	r := newRig(t)
+	b := r.browser(t)
+	long := func(word string) string {
+		return "FROM debian:12\n" + strings.Repeat("RUN echo "+word+"\n", 150) + "USER app\n"
+	}
+	one, two := r.putRaw("web", payload.Capability, long("one"), "why"), r.putRaw("web", payload.Capability, long("two"), "why")
+	hidden := "document.getElementById('unseen').hidden"
+
+	b.open(path(one))
+	b.until("[...document.querySelectorAll('.block:not(.same) .l')].length >= 150 && " + hidden)
+	b.click("#approve")
+	b.until("!" + hidden + " && document.activeElement.id === 'unseen-show'")
+	b.shows("changed lines have not been on the screen")
+	b.click("#approve")
+	for n := eval[string](b, "document.getElementById('unseen-text').textContent"); !eval[bool](b, hidden); {
+		b.click("#unseen-show")
+		b.until(fmt.Sprintf("%s || document.getElementById('unseen-text').textContent !== %q", hidden, n))
+		n = eval[string](b, "document.getElementById('unseen-text').textContent")
+	}
+	if got := r.events(one); got != "" {
+		t.Errorf("it is decided before all has been seen: %s", got)
+	}
+	b.click("#approve")
+	b.shows("Approved by ann@host")
+
+	b.open(path(two))
+	b.click("#approve")
+	b.until("!" + hidden)
+	b.click("#unseen-approve")
+	b.shows("Approved by ann@host")
+
+	// Reviewing several is no different.
+	r.putRaw("web", payload.Capability, long("three"), "why")
+	r.put(withPaths("a.example.com"))
+	b.open("/")
+	b.until("document.querySelectorAll('.row').length === 2")
+	eval[chromedp.Void](b, "document.querySelectorAll('.row input').forEach((c) => { c.checked = true })")
+	b.click("#several button")
+	b.until("document.getElementById('reviewed')")
+	eval[chromedp.Void](b, "document.getElementById('approve').click()") // without scrolling to it
+	b.until("!" + hidden)
+	b.click("#unseen-approve")
+	b.shows("What was approved")
 }
 
 func TestBrowserKeys(t *testing.T) {

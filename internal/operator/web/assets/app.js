@@ -130,6 +130,7 @@
       if (is.decided && !was.decided) $("said").textContent = "This was decided elsewhere";
       now.replaceWith(document.adoptNode(next));
       loaded = performance.now();
+      look();
       return;
     }
     if (is.base !== was.base || is.state !== was.state) {
@@ -198,11 +199,43 @@
     listen((m) => { if (m.newest) announce(m.newest); hear(m); });
   }
 
+  // --- changed lines that have not been on the screen ----------------------------------------------------------
+  const unseen = new Set();
+  let eye = null;
+  function look() {
+    eye?.disconnect();
+    unseen.clear();
+    if (!$("unseen") || !("IntersectionObserver" in window)) return;
+    eye = new IntersectionObserver((all) => {
+      for (const e of all) if (e.isIntersecting) { unseen.delete(e.target); eye.unobserve(e.target); }
+      if (!$("unseen").hidden) ask();
+    });
+    for (const l of document.querySelectorAll("main .block:not(.same) .l")) { unseen.add(l); eye.observe(l); }
+    $("unseen-show").addEventListener("click", () => [...unseen][0]?.scrollIntoView({ block: "center" }));
+  }
+  function ask() { // before approving what nobody has looked at, as the terminal does
+    for (const l of unseen) { // what came to be there after the last frame
+      const r = l.getBoundingClientRect();
+      if (r.bottom > 0 && r.top < innerHeight) unseen.delete(l);
+    }
+    const n = unseen.size, box = $("unseen");
+    $("unseen-text").textContent = n === 1 ? "One changed line has not been on the screen." : n + " changed lines have not been on the screen.";
+    box.hidden = n === 0;
+    return n > 0;
+  }
+  look();
+
   // --- forms ------------------------------------------------------------------------------------------------
   document.addEventListener("submit", (e) => {
     const f = e.target, b = e.submitter;
     if (f.method !== "post") return;
     if (f.dataset.sent) { e.preventDefault(); return; }
+    if (b && b.id === "approve" && $("unseen") && ask()) {
+      e.preventDefault();
+      $("unseen").scrollIntoView({ block: "center" });
+      $("unseen-show").focus({ preventScroll: true });
+      return;
+    }
     f.dataset.sent = "1";
     setTimeout(() => { // after the form has been read
       for (const x of f.querySelectorAll("button")) x.disabled = true;
