@@ -15,6 +15,8 @@ import (
 	"unicode/utf8"
 
 	"gopkg.in/yaml.v3"
+
+	"github.com/bot-bottle/supervise/internal/yamlerr"
 )
 
 // mistake is an error at a line of the file.
@@ -52,23 +54,6 @@ func (p *parser) bad(n *yaml.Node, format string, args ...any) {
 	p.mistakes = append(p.mistakes, mistake{p.file, n.Line, fmt.Sprintf(format, args...)})
 }
 
-var (
-	yamlLine   = regexp.MustCompile(`^(?:yaml: )?(?:line (\d+): )?`)
-	yamlParser = regexp.MustCompile(`^did not find expected (<|key|node content|'-' indicator|',' or)`)
-)
-
-// yamlError splits a syntax error. The library counts the lines of its parser's errors from 0, those of its
-// scanner's from 1, and does not say 0.
-func yamlError(err error) (int, string) {
-	m := yamlLine.FindStringSubmatch(err.Error())
-	line, _ := strconv.Atoi(m[1]) // 0 when it does not say
-	text := strings.TrimPrefix(err.Error(), m[0])
-	if yamlParser.MatchString(text) {
-		line++
-	}
-	return max(line, 1), text
-}
-
 func (p *parser) document(data []byte) *yaml.Node {
 	fail := func(line int, text string) *yaml.Node {
 		p.mistakes = append(p.mistakes, mistake{p.file, line, text})
@@ -92,7 +77,7 @@ func (p *parser) document(data []byte) *yaml.Node {
 		}
 	}
 	if !errors.Is(err, io.EOF) {
-		line, text := yamlError(err)
+		line, text := yamlerr.Split(err)
 		if ls := strings.Split(string(data), "\n"); line <= len(ls) && strings.Contains(ls[line-1], "{slug}") {
 			text += `; inside {…} or […] a value with {slug} must be in quotes: "a/{slug}/b"`
 		}

@@ -5,13 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 	"unicode/utf8"
 
 	"gopkg.in/yaml.v3"
+
+	"github.com/bot-bottle/supervise/internal/yamlerr"
 )
 
 // doc is a YAML file with the means to find a node's bytes in it.
@@ -70,21 +70,9 @@ func parseDoc(data []byte) (*doc, error) {
 	return d, nil
 }
 
-var (
-	yamlLine   = regexp.MustCompile(`^(?:yaml: )?(?:line (\d+): )?`)
-	yamlParser = regexp.MustCompile(`^did not find expected (<|key|node content|'-' indicator|',' or)`)
-)
-
-// yamlError names the line of a syntax error. The library counts the lines of its parser's errors from 0, those
-// of its scanner's from 1, and does not say 0.
 func yamlError(err error) error {
-	m := yamlLine.FindStringSubmatch(err.Error())
-	line, _ := strconv.Atoi(m[1]) // 0 when it does not say
-	text := strings.TrimPrefix(err.Error(), m[0])
-	if yamlParser.MatchString(text) {
-		line++
-	}
-	return fmt.Errorf("line %d: %s", max(line, 1), text)
+	line, text := yamlerr.Split(err)
+	return fmt.Errorf("line %d: %s", line, text)
 }
 
 // empty tells whether n is a null that was not written.
