@@ -2,10 +2,10 @@ package main
 
 import (
 	"errors"
-	"regexp"
 
 	"github.com/spf13/cobra"
 
+	"github.com/bot-bottle/supervise/internal/lazy"
 	"github.com/bot-bottle/supervise/internal/operator"
 	"github.com/bot-bottle/supervise/internal/safetext"
 )
@@ -47,10 +47,10 @@ somewhere else, and give it back with --head: then it can.`,
 	return cmd
 }
 
-var hashRE = regexp.MustCompile(`^[0-9a-f]{64}$`)
+var hashRE = lazy.Regexp(`^[0-9a-f]{64}$`)
 
 // isHash tells whether it may be a SHA-256 as we print it: a digest, a ledger line's hash.
-func isHash(s string) bool { return hashRE.MatchString(s) }
+func isHash(s string) bool { return hashRE().MatchString(s) }
 
 // auditJSON is what audit verify --json prints.
 type auditJSON struct {

@@ -15,7 +15,6 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -26,6 +25,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/bot-bottle/supervise/internal/config"
+	"github.com/bot-bottle/supervise/internal/lazy"
 	"github.com/bot-bottle/supervise/internal/operator/web"
 )
 
@@ -210,7 +210,7 @@ func (a *app) listenWeb(d *desk, o webOptions) (*webDesk, error) {
 	}
 	for _, h := range o.hosts {
 		name := strings.ToLower(strings.TrimSuffix(strings.Trim(h, "[]"), "."))
-		if _, err := netip.ParseAddr(name); err != nil && !hostRE.MatchString(name) {
+		if _, err := netip.ParseAddr(name); err != nil && !hostRE().MatchString(name) {
 			return nil, usagef("a name alone, such as --host desk.example.com", "--host %s is no host's name", quote(h))
 		}
 		opts.Hosts = append(opts.Hosts, name)
@@ -249,7 +249,7 @@ func (a *app) listenWeb(d *desk, o webOptions) (*webDesk, error) {
 func ownName(root string) (string, error) {
 	file := filepath.Join(root, ".desk", "web-name")
 	b, err := os.ReadFile(file)
-	if name := strings.TrimSpace(string(b)); err == nil && ownNameRE.MatchString(name) {
+	if name := strings.TrimSpace(string(b)); err == nil && ownNameRE().MatchString(name) {
 		return name, nil
 	}
 	if err == nil || errors.Is(err, os.ErrNotExist) {
@@ -261,7 +261,7 @@ func ownName(root string) (string, error) {
 	return "", fmt.Errorf("keeping the name of the desk: %w", err)
 }
 
-var ownNameRE = regexp.MustCompile(`^supervise-[a-z2-7]{8}\.localhost$`)
+var ownNameRE = lazy.Regexp(`^supervise-[a-z2-7]{8}\.localhost$`)
 
 // linkName is the host of the links: what the operator names, else what is listened on.
 func linkName(host string, opts *web.Options) (string, error) {
@@ -282,7 +282,7 @@ func linkName(host string, opts *web.Options) (string, error) {
 	return host, nil
 }
 
-var hostRE = regexp.MustCompile(`^[a-z0-9_]([a-z0-9_.-]*[a-z0-9_])?$`)
+var hostRE = lazy.Regexp(`^[a-z0-9_]([a-z0-9_.-]*[a-z0-9_])?$`)
 
 // isPort tells whether net.Listen may take it: what is no number it would look up as the name of a service.
 func isPort(port string) bool {

@@ -7,7 +7,6 @@ import (
 	"io"
 	"net/url"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -16,6 +15,7 @@ import (
 
 	"gopkg.in/yaml.v3"
 
+	"github.com/bot-bottle/supervise/internal/lazy"
 	"github.com/bot-bottle/supervise/internal/yamlerr"
 )
 
@@ -316,7 +316,7 @@ func (p *parser) str(n *yaml.Node, where string, to *string) bool {
 	return true
 }
 
-var placeholder = regexp.MustCompile(`\{[A-Za-z_]*\}`)
+var placeholder = lazy.Regexp(`\{[A-Za-z_]*\}`)
 
 // path reads a path and makes it absolute. With slugs it may hold {slug}.
 func (p *parser) path(n *yaml.Node, where string, to *string, slugs bool) {
@@ -328,7 +328,7 @@ func (p *parser) path(n *yaml.Node, where string, to *string, slugs bool) {
 		p.bad(n, "%s must be a path", where)
 		return
 	}
-	for _, ph := range placeholder.FindAllString(s, -1) {
+	for _, ph := range placeholder().FindAllString(s, -1) {
 		if ph != "{slug}" || !slugs {
 			known := "none is known here"
 			if slugs {

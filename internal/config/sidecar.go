@@ -9,11 +9,11 @@ import (
 	"net/netip"
 	"net/url"
 	"os"
-	"regexp"
 	"strconv"
 	"strings"
 	"time"
 
+	"github.com/bot-bottle/supervise/internal/lazy"
 	"github.com/bot-bottle/supervise/queue"
 )
 
@@ -146,9 +146,9 @@ func SidecarVars() []SidecarVar {
 	}
 }
 
-var hostRE = regexp.MustCompile(`^[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_.])?$`)
+var hostRE = lazy.Regexp(`^[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_.])?$`)
 
-func isHost(s string) bool { return len(s) <= 253 && hostRE.MatchString(s) }
+func isHost(s string) bool { return len(s) <= 253 && hostRE().MatchString(s) }
 
 func number(v string, least, most int) (int, error) {
 	n, err := strconv.Atoi(v)

@@ -6,8 +6,9 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"unicode"
+
+	"github.com/bot-bottle/supervise/internal/lazy"
 )
 
 // dockerfile is a Dockerfile read far enough for the findings: the same lines, continuations, directives and
@@ -44,17 +45,11 @@ type stage struct {
 }
 
 var (
-	directiveRE = compiled(`^#\s*([a-zA-Z][a-zA-Z0-9]*)\s*=\s*(.+?)\s*$`)
-	slashesRE   = compiled(`^//\s*([a-zA-Z][a-zA-Z0-9]*)\s*=\s*(.+?)\s*$`)
-	lineEndRE   = compiled(`\r+\n`)
-	blankRE     = compiled(`[\t\v\f\r ]+`)
+	directiveRE = lazy.Regexp(`^#\s*([a-zA-Z][a-zA-Z0-9]*)\s*=\s*(.+?)\s*$`)
+	slashesRE   = lazy.Regexp(`^//\s*([a-zA-Z][a-zA-Z0-9]*)\s*=\s*(.+?)\s*$`)
+	lineEndRE   = lazy.Regexp(`\r+\n`)
+	blankRE     = lazy.Regexp(`[\t\v\f\r ]+`)
 )
-
-// compiled compiles an expression when it is first needed: most processes never look at a Dockerfile, and the sidecar, whose
-// start somebody waits for, never does.
-func compiled(expr string) func() *regexp.Regexp {
-	return sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(expr) })
-}
 
 const bom = "\ufeff"
 

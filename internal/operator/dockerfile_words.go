@@ -5,6 +5,8 @@ import (
 	"strings"
 	"unicode"
 	"unicode/utf8"
+
+	"github.com/bot-bottle/supervise/internal/lazy"
 )
 
 // Limits of the expansion of variables, which could double a value in every line. They are far above what a
@@ -390,7 +392,7 @@ func (l *lexer) name() string {
 	return l.src[start:l.pos]
 }
 
-var heredocRE = compiled(`^[0-9]*<<(-?)\s*([^<]*)$`)
+var heredocRE = lazy.Regexp(`^[0-9]*<<(-?)\s*([^<]*)$`)
 
 // heredoc is a here-document that an instruction opens.
 type heredoc struct {

@@ -5,6 +5,8 @@ import (
 	"path"
 	"slices"
 	"strings"
+
+	"github.com/bot-bottle/supervise/internal/lazy"
 )
 
 // What of a Dockerfile is examined. The cost of all findings is bounded by it: an inbox shows hundreds.
@@ -115,12 +117,12 @@ var (
 	shells   = []string{"sh", "bash", "dash", "ash", "zsh", "ksh", "mksh", "fish", "busybox", "pwsh", "eval", "source", "."}
 	// languages read a program from their standard input, unless an argument is it.
 	languages = []string{"python", "python2", "python3", "perl", "ruby", "node", "nodejs", "deno", "bun", "php", "lua"}
-	programRE = compiled(`^-[a-zA-Z]*[cemnpr]|^--(?:eval|print)|^[^-]`)
+	programRE = lazy.Regexp(`^-[a-zA-Z]*[cemnpr]|^--(?:eval|print)|^[^-]`)
 	wrappers  = []string{
 		"sudo", "doas", "env", "exec", "command", "nohup", "time", "nice", "su", "gosu", "runuser", "timeout", "chroot", "xargs", "if", "then", "!",
 	}
 	// substitutionRE finds a fetcher whose output becomes a word or a file: <(curl …), $(curl …), `curl …`.
-	substitutionRE = compiled("(?:<\\(|\\$\\(|`)\\s*(?:\\S*/)?(?:" + strings.Join(fetchers, "|") + ")\\s")
+	substitutionRE = lazy.Regexp("(?:<\\(|\\$\\(|`)\\s*(?:\\S*/)?(?:" + strings.Join(fetchers, "|") + ")\\s")
 )
 
 // runsDownload tells whether a shell text feeds what a fetcher prints to an interpreter: through a pipe, a
@@ -237,8 +239,8 @@ func pipelines(script string) [][]string {
 }
 
 var (
-	remoteRE = compiled(`(?i)^(?:[a-z][a-z0-9+.-]*://|[a-z0-9_-]+@[a-z0-9.-]+:)|\.git(?:#|$)`)
-	setuidRE = compiled(`\bsetcap\b|\bchmod\s+(?:-\S+\s+)*(?:0?[2-7][0-7]{3}\b|(?:[ugoa]*[-+=][rwxXt]*,)*[ugoa]*[+=][rwxXt]*s)|\b(?:install|mkdir)\s[^;&|\n]*-m\s*0?[2-7][0-7]{3}\b|\bNOPASSWD\b`)
+	remoteRE = lazy.Regexp(`(?i)^(?:[a-z][a-z0-9+.-]*://|[a-z0-9_-]+@[a-z0-9.-]+:)|\.git(?:#|$)`)
+	setuidRE = lazy.Regexp(`\bsetcap\b|\bchmod\s+(?:-\S+\s+)*(?:0?[2-7][0-7]{3}\b|(?:[ugoa]*[-+=][rwxXt]*,)*[ugoa]*[+=][rwxXt]*s)|\b(?:install|mkdir)\s[^;&|\n]*-m\s*0?[2-7][0-7]{3}\b|\bNOPASSWD\b`)
 )
 
 func checkAddURL(s *subject) *hit {
@@ -280,7 +282,7 @@ func checkBuildSecret(s *subject) *hit {
 }
 
 // officialFrontend is the builder's own.
-var officialFrontend = compiled(`^(?:docker\.io/)?docker/dockerfile(?::[^/]*)?(?:@sha256:[0-9a-f]{64})?$`)
+var officialFrontend = lazy.Regexp(`^(?:docker\.io/)?docker/dockerfile(?::[^/]*)?(?:@sha256:[0-9a-f]{64})?$`)
 
 func checkFrontend(s *subject) *hit {
 	x := s.want.syntax
@@ -291,9 +293,9 @@ func checkFrontend(s *subject) *hit {
 }
 
 var (
-	secretNameRE = compiled(`(?i)(?:^|_)(?:api_?key|access_?key|secret_?key|private_?key|auth_?key|credentials?|passw(?:or)?d|pword|passphrase|secrets?|tokens?|auth)(?:_|$)|(?:token|secret|password|apikey)$`)
-	harmlessRE   = compiled(`(?i)public|_(?:file|path|dir|url|sock|name|id|type|ttl)$`)
-	secretRE     = compiled(`gh[pousr]_[A-Za-z0-9]{20,}|github_pat_[A-Za-z0-9_]{20,}|glpat-[A-Za-z0-9_-]{16,}|\bsk-[A-Za-z0-9_-]{20,}|` +
+	secretNameRE = lazy.Regexp(`(?i)(?:^|_)(?:api_?key|access_?key|secret_?key|private_?key|auth_?key|credentials?|passw(?:or)?d|pword|passphrase|secrets?|tokens?|auth)(?:_|$)|(?:token|secret|password|apikey)$`)
+	harmlessRE   = lazy.Regexp(`(?i)public|_(?:file|path|dir|url|sock|name|id|type|ttl)$`)
+	secretRE     = lazy.Regexp(`gh[pousr]_[A-Za-z0-9]{20,}|github_pat_[A-Za-z0-9_]{20,}|glpat-[A-Za-z0-9_-]{16,}|\bsk-[A-Za-z0-9_-]{20,}|` +
 		`xox[abeoprs]-[A-Za-z0-9-]{10,}|\b(?:AKIA|ASIA)[A-Z0-9]{16}\b|AIza[A-Za-z0-9_-]{35}|npm_[A-Za-z0-9]{30,}|pypi-AgEI[A-Za-z0-9_-]+|hf_[A-Za-z0-9]{30,}|` +
 		`\beyJ[A-Za-z0-9_-]{8,}\.eyJ[A-Za-z0-9_-]+|-----BEGIN [A-Z ]*PRIVATE KEY|[a-z]://[^/\s:@]+:[^/\s:@$]+@`)
 )

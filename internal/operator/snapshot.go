@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io/fs"
 	"path/filepath"
-	"regexp"
 	"runtime"
 	"slices"
 	"strings"
@@ -18,6 +17,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/bot-bottle/supervise/internal/apply"
+	"github.com/bot-bottle/supervise/internal/lazy"
 	"github.com/bot-bottle/supervise/internal/payload"
 	"github.com/bot-bottle/supervise/internal/safetext"
 	"github.com/bot-bottle/supervise/queue"
@@ -398,7 +398,7 @@ func (s *store) saw(bottle string, waiting []queue.ID, seen map[queue.ID]time.Ti
 	}
 }
 
-var prefixRE = regexp.MustCompile(`^[0-9a-f-]{4,36}$`)
+var prefixRE = lazy.Regexp(`^[0-9a-f-]{4,36}$`)
 
 // Find resolves an id or the unique start of one (at least four characters), optionally as BOTTLE/ID. What is open is
 // looked at first; only when nothing open matches, what was decided.
@@ -408,7 +408,7 @@ func (d *Desk) Find(ctx context.Context, prefix string) (Ref, error) {
 		bottle, id = "", prefix
 	}
 	id = strings.ToLower(id)
-	if !prefixRE.MatchString(id) || bottle != "" && queue.CheckSlug(bottle) != nil {
+	if !prefixRE().MatchString(id) || bottle != "" && queue.CheckSlug(bottle) != nil {
 		return Ref{}, fmt.Errorf("%w: %q is not an id, nor the start of one (four characters or more of 0-9, a-f and -)", ErrNotFound, safetext.Line(prefix, 60))
 	}
 	bottles := []string{bottle}

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"net/netip"
 	"net/url"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -12,6 +11,8 @@ import (
 	"unicode/utf8"
 
 	"golang.org/x/net/idna"
+
+	"github.com/bot-bottle/supervise/internal/lazy"
 )
 
 // NewEgress checks a route. Host and token_ref are trimmed; nothing else is changed.
@@ -42,7 +43,7 @@ func NewEgress(r Route) (Payload, error) {
 		if a.Scheme != "Bearer" && a.Scheme != "token" {
 			return bad("auth.scheme", a.Scheme, `must be "Bearer" or "token"`)
 		}
-		if !envName.MatchString(a.TokenRef) || len(a.TokenRef) > MaxTokenRef {
+		if !envName().MatchString(a.TokenRef) || len(a.TokenRef) > MaxTokenRef {
 			return bad("auth.token_ref", a.TokenRef, "must be the name of an environment variable of the proxy, such as GH_TOKEN, never the secret itself")
 		}
 		r.Auth = &a
@@ -124,7 +125,7 @@ func checkText(s string, limit int, want string) string {
 	return ""
 }
 
-var envName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
+var envName = lazy.Regexp(`^[A-Za-z_][A-Za-z0-9_]*$`)
 
 // checkPath checks a path prefix; "" is good. What could never match a request is refused, as it would
 // look narrower than it is, or be approved in vain.

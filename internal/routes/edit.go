@@ -2,13 +2,14 @@ package routes
 
 import (
 	"fmt"
-	"regexp"
 	"slices"
 	"strings"
 	"unicode"
 	"unicode/utf8"
 
 	"gopkg.in/yaml.v3"
+
+	"github.com/bot-bottle/supervise/internal/lazy"
 )
 
 // EditError is an edit that cannot be made with certainty. The file is as it was.
@@ -208,7 +209,7 @@ func pathsBlock(paths []string) []string {
 
 func authFlow(a Auth) string {
 	ref := a.TokenRef
-	if !plainEnvRE.MatchString(ref) {
+	if !plainEnvRE().MatchString(ref) {
 		ref = quote(ref)
 	}
 	return "auth: {scheme: " + a.Scheme + ", token_ref: " + ref + "}"
@@ -216,12 +217,12 @@ func authFlow(a Auth) string {
 
 // What no version of YAML takes for a number, a boolean, a date or a null is written without quotes.
 var (
-	plainHostRE = regexp.MustCompile(`^([a-z0-9]([a-z0-9-]*[a-z0-9])?\.)+[a-z]{2,}$`)
-	plainEnvRE  = regexp.MustCompile(`^[A-Z]+_[A-Z0-9_]+$`)
+	plainHostRE = lazy.Regexp(`^([a-z0-9]([a-z0-9-]*[a-z0-9])?\.)+[a-z]{2,}$`)
+	plainEnvRE  = lazy.Regexp(`^[A-Z]+_[A-Z0-9_]+$`)
 )
 
 func hostText(host string) string {
-	if plainHostRE.MatchString(host) {
+	if plainHostRE().MatchString(host) {
 		return host
 	}
 	return quote(host)

@@ -18,11 +18,12 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/netip"
-	"regexp"
 	"slices"
 	"strings"
 
 	"golang.org/x/net/idna"
+
+	"github.com/bot-bottle/supervise/internal/lazy"
 )
 
 // Route is one entry. Host is as written in the file.
@@ -93,8 +94,8 @@ func plainHost(h string) bool {
 }
 
 var (
-	hostRE = regexp.MustCompile(`^[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?)*$`)
-	envRE  = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
+	hostRE = lazy.Regexp(`^[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?)*$`)
+	envRE  = lazy.Regexp(`^[A-Za-z_][A-Za-z0-9_]*$`)
 )
 
 func checkHost(host string) error {
@@ -105,7 +106,7 @@ func checkHost(host string) error {
 	if _, err := netip.ParseAddr(key); err == nil {
 		return nil
 	}
-	if len(key) > 253 || !hostRE.MatchString(key) {
+	if len(key) > 253 || !hostRE().MatchString(key) {
 		return fmt.Errorf("host %.80q must be a bare host name such as api.github.com", host)
 	}
 	return nil
@@ -125,7 +126,7 @@ func checkAuth(a Auth) error {
 	if a.Scheme != "Bearer" && a.Scheme != "token" {
 		return fmt.Errorf("auth.scheme %.80q must be Bearer or token", a.Scheme)
 	}
-	if !envRE.MatchString(a.TokenRef) {
+	if !envRE().MatchString(a.TokenRef) {
 		return fmt.Errorf("auth.token_ref %.80q must be the name of an environment variable", a.TokenRef)
 	}
 	return nil
