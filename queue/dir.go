@@ -370,6 +370,9 @@ func (d *Dir) join(ctx context.Context, id ID) (chan *result, *result) {
 	d.waiters[id] = append(d.waiters[id], ch)
 	d.moved = true
 	d.mu.Unlock()
+	if first {
+		d.wake() // to poll, from now on
+	}
 
 	// What came before that no event will announce.
 	e, err := d.now(ctx, id)
@@ -379,9 +382,6 @@ func (d *Dir) join(ctx context.Context, id ID) (chan *result, *result) {
 	case err == nil && e.Response != nil:
 		return ch, &result{r: *e.Response}
 	} // an error else: the directory is gone for a while, and the answer comes when it is back
-	if first {
-		d.wake() // to poll, from now on
-	}
 	return ch, nil
 }
 

@@ -463,3 +463,29 @@ func TestUnchanged(t *testing.T) {
 	}
 	want(false, "the directory is another one")
 }
+
+// Whoever begins to wait has the loop poll, also beside somebody whose answer was there at once and who is about to leave.
+func TestJoiningBesideOneThatIsAnswered(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "web")
+	synctest.Test(t, func(t *testing.T) {
+		d := openDir(t, dir, Options{NoWatch: true})
+		a, b := putNew(t, d), putNew(t, d)
+		foreign(t, dir, a.ID, approval(a.ID))
+		if res := <-waitFor(t.Context(), d, a.ID); res.err != nil {
+			t.Fatal(res.err)
+		}
+		time.Sleep(time.Minute) // the loop has nothing to do
+		again, _ := d.join(t.Context(), a.ID)
+		got := waitFor(t.Context(), d, b.ID)
+		synctest.Wait()
+		d.leave(a.ID, again)
+		foreign(t, dir, b.ID, approval(b.ID))
+		start := time.Now()
+		if res := <-got; res.err != nil {
+			t.Fatal(res.err)
+		}
+		if d := time.Since(start); d > 50*time.Millisecond {
+			t.Errorf("answered after %v, want at most 50ms", d)
+		}
+	})
+}
