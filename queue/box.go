@@ -1,6 +1,7 @@
 package queue
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -553,7 +554,7 @@ func (b *box) openLock() (*os.File, error) {
 }
 
 // lockWait is lock with patience.
-func (b *box) lockWait(wait time.Duration) (*os.File, error) {
+func (b *box) lockWait(ctx context.Context, wait time.Duration) (*os.File, error) {
 	deadline := time.Now().Add(wait)
 	for {
 		f, err := b.lock()
@@ -563,7 +564,11 @@ func (b *box) lockWait(wait time.Duration) (*os.File, error) {
 		if !time.Now().Before(deadline) {
 			return nil, fmt.Errorf("mailbox %s: waited %v: %w", b.path, wait, ErrLocked)
 		}
-		time.Sleep(50 * time.Millisecond)
+		select {
+		case <-time.After(50 * time.Millisecond):
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
 	}
 }
 

@@ -24,7 +24,7 @@ func dirBackend(noWatch bool) func(t *testing.T) queuetest.Backend {
 		return queuetest.Backend{
 			Mailbox: func(t *testing.T, slug string) queue.Mailbox {
 				t.Helper()
-				d, err := queue.OpenDir(filepath.Join(root, slug), queue.Options{Slug: slug, Logger: log, NoWatch: noWatch, Fault: hook})
+				d, err := queue.OpenDir(t.Context(), filepath.Join(root, slug), queue.Options{Slug: slug, Logger: log, NoWatch: noWatch, Fault: hook})
 				if err != nil {
 					t.Fatal(err)
 				}

@@ -89,9 +89,10 @@ type standing struct {
 	respSeen seen
 }
 
-// OpenDir opens dir, which it creates when missing, as the mailbox of opts.Slug. It fails with ErrLocked while another
-// sidecar has it, and with the mend when the directory cannot be written as a mailbox must be.
-func OpenDir(dir string, opts Options) (*Dir, error) {
+// OpenDir opens dir, which it creates when missing, as the mailbox of opts.Slug. It fails with ErrLocked when another
+// sidecar still has it after opts.LockWait, with the cause of ctx when that ends before, and with the mend when the directory
+// cannot be written as a mailbox must be.
+func OpenDir(ctx context.Context, dir string, opts Options) (*Dir, error) {
 	if err := CheckSlug(opts.Slug); err != nil {
 		return nil, err
 	}
@@ -124,7 +125,7 @@ func OpenDir(dir string, opts Options) (*Dir, error) {
 	if err := makeDir(path); err != nil {
 		return nil, fmt.Errorf("opening mailbox: %w", err)
 	}
-	if err := d.attach(opts.LockWait); err != nil {
+	if err := d.attach(ctx, opts.LockWait); err != nil {
 		return nil, err
 	}
 	w, err := opts.newWatcher()
@@ -166,7 +167,7 @@ func makeDir(path string) error {
 }
 
 // attach opens the directory at path, locks it and reads what processed/ holds.
-func (d *Dir) attach(wait time.Duration) error {
+func (d *Dir) attach(ctx context.Context, wait time.Duration) error {
 	root, err := os.OpenRoot(d.path)
 	if err != nil {
 		return fmt.Errorf("opening mailbox: %w", err)
@@ -175,9 +176,9 @@ func (d *Dir) attach(wait time.Duration) error {
 	if err != nil {
 		return fmt.Errorf("opening mailbox: %w", err)
 	}
-	lock, err := b.lockWait(wait)
+	lock, err := b.lockWait(ctx, wait)
 	if err != nil {
-		if !errors.Is(err, ErrLocked) {
+		if !errors.Is(err, ErrLocked) && ctx.Err() == nil {
 			err = cmp.Or(b.probe(), err) // says more
 		}
 		return errors.Join(err, b.close())

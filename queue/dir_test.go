@@ -41,7 +41,7 @@ func (l *logs) logger() *slog.Logger { return slog.New(slog.NewTextHandler(l, ni
 func openDir(t *testing.T, path string, opts Options) *Dir {
 	t.Helper()
 	opts.Slug = "web"
-	d, err := OpenDir(path, opts)
+	d, err := OpenDir(t.Context(), path, opts)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -327,7 +327,7 @@ func TestVanished(t *testing.T) {
 			if err := d.Archive(t.Context(), q.ID); err != nil {
 				t.Errorf("Archive = %v", err)
 			}
-			if _, err := OpenDir(dir, Options{Slug: "web", LockWait: time.Millisecond}); !errors.Is(err, ErrLocked) {
+			if _, err := OpenDir(t.Context(), dir, Options{Slug: "web", LockWait: time.Millisecond}); !errors.Is(err, ErrLocked) {
 				t.Errorf("OpenDir by another = %v, want ErrLocked", err)
 			}
 		})
@@ -338,7 +338,7 @@ func TestLock(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "web")
 	d := openDir(t, dir, Options{})
 	start := time.Now()
-	if _, err := OpenDir(dir, Options{Slug: "web", LockWait: 60 * time.Millisecond}); !errors.Is(err, ErrLocked) {
+	if _, err := OpenDir(t.Context(), dir, Options{Slug: "web", LockWait: 60 * time.Millisecond}); !errors.Is(err, ErrLocked) {
 		t.Errorf("a second OpenDir = %v, want ErrLocked", err)
 	}
 	if waited := time.Since(start); waited < 60*time.Millisecond {
@@ -347,7 +347,7 @@ func TestLock(t *testing.T) {
 	// One that waits gets it when the first one goes.
 	opened := make(chan error, 1)
 	go func() {
-		d, err := OpenDir(dir, Options{Slug: "web"})
+		d, err := OpenDir(t.Context(), dir, Options{Slug: "web"})
 		if err == nil {
 			err = d.Close()
 		}
@@ -416,10 +416,10 @@ func TestMakeDir(t *testing.T) {
 	}
 	file := filepath.Join(root, "file")
 	writeFile(t, file, "")
-	if _, err := OpenDir(file, Options{Slug: "web"}); err == nil || !strings.Contains(err.Error(), "not a directory") {
+	if _, err := OpenDir(t.Context(), file, Options{Slug: "web"}); err == nil || !strings.Contains(err.Error(), "not a directory") {
 		t.Errorf("OpenDir of a file = %v, want an error that says so", err)
 	}
-	if _, err := OpenDir(filepath.Join(root, "x"), Options{Slug: "../x"}); err == nil {
+	if _, err := OpenDir(t.Context(), filepath.Join(root, "x"), Options{Slug: "../x"}); err == nil {
 		t.Error("OpenDir with a bad slug = nil, want an error")
 	}
 }
@@ -492,17 +492,17 @@ func TestUnusable(t *testing.T) {
 		if err := syscall.Mkfifo(filepath.Join(dir, lockFile), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := OpenDir(dir, Options{Slug: "web"}); !errors.Is(err, ErrBad) {
+		if _, err := OpenDir(t.Context(), dir, Options{Slug: "web"}); !errors.Is(err, ErrBad) {
 			t.Errorf("OpenDir = %v, want ErrBad", err)
 		}
 	})
 	t.Run("processed is a file", func(t *testing.T) {
 		dir := t.TempDir()
 		writeFile(t, filepath.Join(dir, processed), "")
-		if _, err := OpenDir(dir, Options{Slug: "web"}); err == nil || !strings.Contains(err.Error(), "move it away") {
+		if _, err := OpenDir(t.Context(), dir, Options{Slug: "web"}); err == nil || !strings.Contains(err.Error(), "move it away") {
 			t.Errorf("OpenDir = %v, want an error with the mend", err)
 		}
-		if _, err := OpenDir(dir, Options{Slug: "web"}); errors.Is(err, ErrLocked) {
+		if _, err := OpenDir(t.Context(), dir, Options{Slug: "web"}); errors.Is(err, ErrLocked) {
 			t.Error("the failed OpenDir kept the lock")
 		}
 	})
@@ -548,7 +548,7 @@ func openFiles(t *testing.T) int {
 
 // TestPendingIsNeverTooFew: looks at the directory, which go on all the time, lose nothing that is stored meanwhile.
 func TestPendingIsNeverTooFew(t *testing.T) {
-	d, err := OpenDir(filepath.Join(t.TempDir(), "web"), Options{Slug: "web"})
+	d, err := OpenDir(t.Context(), filepath.Join(t.TempDir(), "web"), Options{Slug: "web"})
 	if err != nil {
 		t.Fatal(err)
 	}

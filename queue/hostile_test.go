@@ -85,7 +85,7 @@ func hostile(t *testing.T, dir string) int {
 func TestHostileBottle(t *testing.T) {
 	root := t.TempDir()
 	for _, slug := range []string{"web", "good"} {
-		d, err := OpenDir(filepath.Join(root, slug), Options{Slug: slug})
+		d, err := OpenDir(t.Context(), filepath.Join(root, slug), Options{Slug: slug})
 		if err != nil {
 			t.Fatal(err)
 		}

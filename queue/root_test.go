@@ -430,7 +430,7 @@ func twoUsersRole(t *testing.T) {
 			t.Fatal(err)
 		}
 	case "refused":
-		_, err := OpenDir(dir, Options{Slug: "web"})
+		_, err := OpenDir(t.Context(), dir, Options{Slug: "web"})
 		for _, want := range []string{"uid 61001", "uid 61002 gid 61003 mode 755", "2770"} {
 			if err == nil || !strings.Contains(err.Error(), want) {
 				t.Errorf("OpenDir = %v, want an error that names %q", err, want)

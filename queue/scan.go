@@ -2,6 +2,7 @@ package queue
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"io/fs"
 	"os"
@@ -443,7 +444,7 @@ func (l *dirLoop) reattach() error {
 	if err := l.detach(); err != nil {
 		l.log.Debug("leaving the directory that was replaced", "err", err)
 	}
-	if err := l.attach(0); err != nil {
+	if err := l.attach(context.Background(), 0); err != nil {
 		return err
 	}
 	l.unwatched()

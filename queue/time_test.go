@@ -231,7 +231,7 @@ func TestLockDefault(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		openDir(t, dir, Options{NoWatch: true})
 		start := time.Now()
-		_, err := OpenDir(dir, Options{Slug: "web", NoWatch: true})
+		_, err := OpenDir(t.Context(), dir, Options{Slug: "web", NoWatch: true})
 		if waited := time.Since(start); !errors.Is(err, ErrLocked) || waited < 10*time.Second || waited > 11*time.Second {
 			t.Errorf("OpenDir = %v after %v, want ErrLocked after 10s", err, waited)
 		}

@@ -73,7 +73,11 @@ func (s *Server) enter(w http.ResponseWriter, r *http.Request) *request {
 	isGet := r.Method == http.MethodGet
 	switch {
 	case isGet && r.URL.Path == "/health":
-		io.WriteString(w, "ok\n")
+		if s.opened() {
+			io.WriteString(w, "ok\n")
+		} else {
+			io.WriteString(w, "starting\n")
+		}
 		return nil
 	case isGet && r.URL.Path == "/ready":
 		s.ready(w)
@@ -249,7 +253,8 @@ func (s *Server) enterMCP(w http.ResponseWriter, r *http.Request, rc *http.Respo
 		select {
 		case <-s.opts.Opened:
 		case <-r.Context().Done():
-			http.Error(w, "the mailbox could not be opened; the sidecar's log says why", http.StatusServiceUnavailable)
+			w.Header().Set("Retry-After", "5")
+			http.Error(w, "shutting down before the mailbox is open (the sidecar's log says why); try again in a few seconds", http.StatusServiceUnavailable)
 			return nil
 		}
 	}

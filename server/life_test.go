@@ -595,43 +595,45 @@ func TestOpening(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				opened := make(chan struct{})
 				f := serve(t, Options{Opened: opened}, true)
-				for path, want := range map[string]int{"health": http.StatusOK, "ready": http.StatusServiceUnavailable} {
+				for path, want := range map[string]string{"health": "200 starting\n", "ready": "503 not ready; the sidecar's log says why\n"} {
 					res, err := f.client.Get(f.url + path)
 					if err != nil {
 						t.Fatal(err)
 					}
+					body, err := io.ReadAll(res.Body)
 					res.Body.Close()
-					if res.StatusCode != want {
-						t.Errorf("/%s: %s, want %d", path, res.Status, want)
+					if got := fmt.Sprintf("%d %s", res.StatusCode, body); got != want || err != nil {
+						t.Errorf("/%s: %q, %v, want %q", path, got, err, want)
 					}
 				}
-				got := make(chan int, 1)
+				got := make(chan string, 1)
 				go func() {
 					res, err := f.send(t.Context(), raw{body: listBody})
 					if err != nil {
 						t.Error(err)
-						got <- 0
+						got <- ""
 						return
 					}
+					body, _ := io.ReadAll(res.Body)
 					res.Body.Close()
-					got <- res.StatusCode
+					got <- fmt.Sprintf("%d %s %s", res.StatusCode, res.Header.Get("Retry-After"), body)
 				}()
 				time.Sleep(time.Second)
 				synctest.Wait()
 				if len(got) != 0 {
-					t.Fatalf("answered with %d before it was open", <-got)
+					t.Fatalf("answered with %s before it was open", <-got)
 				}
-				want := http.StatusOK
+				want := "200 "
 				if opens {
 					close(opened)
 				} else {
-					want = http.StatusServiceUnavailable
+					want = "503 5 shutting down before the mailbox is open"
 					if err := f.stop(); err != nil {
 						t.Errorf("Run: %v", err)
 					}
 				}
-				if code := <-got; code != want {
-					t.Errorf("answered with %d, want %d", code, want)
+				if s := <-got; !strings.HasPrefix(s, want) {
+					t.Errorf("answered with %s, want %s", s, want)
 				}
 			})
 		})

@@ -75,7 +75,7 @@ func (a *app) demo(ctx context.Context, yes, debug bool) (err error) {
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
 	l := layout{dir}
-	if err := l.settle(upOptions{egress: "127.0.0.1:0", bottle: demoBottle}); err != nil {
+	if err := errors.Join(l.settle(), l.configure(upOptions{egress: "127.0.0.1:0", bottle: demoBottle})); err != nil {
 		return err
 	}
 	logs := io.Discard
@@ -107,7 +107,7 @@ func (a *app) demo(ctx context.Context, yes, debug bool) (err error) {
 		return errors.Join(err, origin.Close())
 	}
 	proxyURL := &url.URL{Scheme: "http", Host: proxy.Addr().String()}
-	side, err := openSidecar(sidecarOptions{
+	side, err := openSidecar(ctx, sidecarOptions{
 		Dir:    l.mailbox(demoBottle),
 		Tools:  tools.Options{Bottle: demoBottle, EgressProxy: proxyURL.String(), Dockerfile: l.dockerfile()},
 		Server: server.Options{Addr: "127.0.0.1:0"},

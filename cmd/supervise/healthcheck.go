@@ -25,8 +25,8 @@ func newHealthcheck(a *app) *cobra.Command {
 		Use:   "healthcheck",
 		Short: "Tell whether the sidecar here is alive",
 		Long: `Ask the sidecar on this machine for /health, where SUPERVISE_PORT and SUPERVISE_BIND say that
-it listens, and wait two seconds at most. Exit code 0: it is alive. It is the image's
-HEALTHCHECK, since there is no shell or curl in it.`,
+it listens, and wait two seconds at most. Exit code 0: it is alive, and has had its mailbox
+since it started. It is the image's HEALTHCHECK, since there is no shell or curl in it.`,
 		Example: `  supervise healthcheck
   supervise healthcheck --port 9200`,
 		Args: args(0, 0),
@@ -81,8 +81,13 @@ func healthy(ctx context.Context, url string) error {
 		return hint(fmt.Errorf("checking health: %w", err), "is the sidecar running? SUPERVISE_PORT and SUPERVISE_BIND must be its own")
 	}
 	defer resp.Body.Close()
-	if resp.StatusCode != http.StatusOK {
-		body, _ := io.ReadAll(io.LimitReader(resp.Body, 200)) // only for the message
+	body, err := io.ReadAll(io.LimitReader(resp.Body, 200))
+	switch {
+	case err != nil:
+		return fmt.Errorf("checking health: reading the answer of %s: %w", url, err)
+	case resp.StatusCode == http.StatusOK && string(body) == "starting\n":
+		return fmt.Errorf("checking health: the sidecar at %s is starting: its mailbox is not open yet", url)
+	case resp.StatusCode != http.StatusOK:
 		return fmt.Errorf("checking health: %s answered %s: %s", url, resp.Status, safetext.Line(string(body), 100))
 	}
 	return nil

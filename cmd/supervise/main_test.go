@@ -117,7 +117,7 @@ func propose(ts *testscript.TestScript, neg bool, args []string) {
 	if len(args) == 5 {
 		p.Justification = unquote(args[4])
 	}
-	box, err := queue.OpenDir(ts.MkAbs(filepath.Join("root", args[0])), queue.Options{Slug: args[0]})
+	box, err := queue.OpenDir(context.Background(), ts.MkAbs(filepath.Join("root", args[0])), queue.Options{Slug: args[0]})
 	ts.Check(err)
 	ts.Check(box.Put(context.Background(), p))
 	// Ages tell the order of proposals, and the clock of files is coarse.

@@ -20,7 +20,7 @@ import (
 func TestMetricsExamples(t *testing.T) {
 	log := newLog(t.Output(), false)
 	m := newMetrics("web")
-	side, err := openSidecar(sidecarOptions{Dir: filepath.Join(t.TempDir(), "web"), Tools: tools.Options{Bottle: "web", Observe: m.observe}}, log)
+	side, err := openSidecar(t.Context(), sidecarOptions{Dir: filepath.Join(t.TempDir(), "web"), Tools: tools.Options{Bottle: "web", Observe: m.observe}}, log)
 	if err != nil {
 		t.Fatal(err)
 	}

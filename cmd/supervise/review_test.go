@@ -158,7 +158,7 @@ func wantEnd(ts *testscript.TestScript, neg bool, args []string) {
 // TestReviewIsLive: a new proposal is on the screen within 200 ms of being in its mailbox.
 func TestReviewIsLive(t *testing.T) {
 	root := t.TempDir()
-	box, err := queue.OpenDir(filepath.Join(root, "web"), queue.Options{Slug: "web"})
+	box, err := queue.OpenDir(t.Context(), filepath.Join(root, "web"), queue.Options{Slug: "web"})
 	if err != nil {
 		t.Fatal(err)
 	}

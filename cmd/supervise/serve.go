@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
 
 	"github.com/bot-bottle/supervise/internal/config"
 	"github.com/bot-bottle/supervise/internal/memory"
@@ -97,13 +98,8 @@ func (a *app) serve(ctx context.Context, cfg config.Sidecar, hold func(string) (
 	if cfg.Metrics != "" {
 		m = newMetrics(cfg.BottleSlug)
 		o.Observe = m.observe
-		var err error
-		if shown, err = listenMetrics(cfg.Metrics, m.reg, log); err != nil {
-			return hint(err, "SUPERVISE_METRICS, or --metrics, moves it")
-		}
-		defer shown.ln.Close()
 	}
-	side, err := listenSidecar(sidecarOptions{
+	side := newSidecar(sidecarOptions{
 		Dir: cfg.QueueDir, Tools: o,
 		Server: server.Options{
 			MaxConns: cfg.MaxWaiting + 2048, // the held calls, and room for the streams and for what is not held
@@ -111,10 +107,14 @@ func (a *app) serve(ctx context.Context, cfg config.Sidecar, hold func(string) (
 			Ready: func() error { return mailboxThere(cfg.QueueDir) },
 		},
 	}, log)
-	if errors.Is(err, syscall.EADDRINUSE) {
-		return hint(err, "something else listens there; SUPERVISE_PORT, or --port, moves the sidecar")
-	} else if err != nil {
+	if err := listenOrReplace(ctx, side, cfg); err != nil || side.srv == nil {
 		return err
+	}
+	if cfg.Metrics != "" {
+		var err error
+		if shown, err = listenMetrics(cfg.Metrics, m.reg, log); err != nil {
+			return errors.Join(hint(err, "SUPERVISE_METRICS, or --metrics, moves it"), side.Close())
+		}
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return side.Run(ctx) })
@@ -137,14 +137,39 @@ func (a *app) serve(ctx context.Context, cfg config.Sidecar, hold func(string) (
 			}
 		}
 	})
-	err = g.Wait()
+	return locked(g.Wait())
+}
+
+// listenOrReplace has side listen; if ctx ends before it does, side.srv is nil. Where the port is taken, perhaps by the sidecar that this one replaces, it takes the mailbox first, which
+// that one gives back last.
+func listenOrReplace(ctx context.Context, side *sidecar, cfg config.Sidecar) error {
+	err := side.listen()
+	if !errors.Is(err, syscall.EADDRINUSE) {
+		return err
+	}
+	side.log.Info("the port is taken: waiting for the mailbox, in case another sidecar has both", "addr", cfg.Addr())
+	if err := side.open(ctx); err != nil {
+		if ctx.Err() != nil {
+			return nil
+		}
+		return locked(err)
+	}
+	if err := side.listen(); errors.Is(err, syscall.EADDRINUSE) {
+		return errors.Join(hint(err, "something else listens there; SUPERVISE_PORT, or --port, moves the sidecar"), side.box.Close())
+	} else if err != nil {
+		return errors.Join(err, side.box.Close())
+	}
+	return nil
+}
+
+func locked(err error) error {
 	if errors.Is(err, queue.ErrLocked) {
 		return hint(err, "another sidecar serves this bottle: stop it, or give this one a mailbox of its own")
 	}
 	return err
 }
 
-// mailboxThere fails once the directory has gone, as when a mount is lost.
+// mailboxThere fails once the directory has gone, as when a mount is lost, or can be written no more.
 func mailboxThere(dir string) error {
 	st, err := os.Stat(dir)
 	if err != nil {
@@ -152,6 +177,9 @@ func mailboxThere(dir string) error {
 	}
 	if !st.IsDir() {
 		return fmt.Errorf("the mailbox %s is not a directory", dir)
+	}
+	if err := unix.Faccessat(unix.AT_FDCWD, dir, unix.W_OK|unix.X_OK, unix.AT_EACCESS); err != nil {
+		return fmt.Errorf("the mailbox %s cannot be written: %w", dir, err)
 	}
 	return nil
 }

@@ -30,24 +30,27 @@ type sidecar struct {
 	tools  *tools.Tools
 }
 
-// listenSidecar listens. Nobody is answered for the bottle before open has its mailbox: until then the server says that it
-// lives, and what is asked of it waits.
-func listenSidecar(o sidecarOptions, log *slog.Logger) (*sidecar, error) {
+func newSidecar(o sidecarOptions, log *slog.Logger) *sidecar {
 	s := &sidecar{o: o, log: log, opened: make(chan struct{})}
-	o.Server.Opened = s.opened
-	o.Server.Register = func(m *mcp.Server) {
+	s.o.Server.Opened = s.opened
+	s.o.Server.Register = func(m *mcp.Server) {
 		s.tools.Register(m)
 		m.AddReceivingMiddleware(s.tools.Middleware())
 	}
-	o.Server.Instructions, o.Server.Version, o.Server.Logger = o.Tools.Instructions(), version, log
-	var err error
-	s.srv, err = server.New(o.Server)
-	return s, err
+	s.o.Server.Instructions, s.o.Server.Version, s.o.Server.Logger = o.Tools.Instructions(), version, log
+	return s
+}
+
+// listen comes before open where it can: nobody is answered for the bottle before the mailbox is open, but until then the server
+// says that it lives, and what is asked of it waits.
+func (s *sidecar) listen() (err error) {
+	s.srv, err = server.New(s.o.Server)
+	return err
 }
 
 // open takes the mailbox and reads what is in it.
-func (s *sidecar) open() error {
-	box, err := queue.OpenDir(s.o.Dir, queue.Options{Slug: s.o.Tools.Bottle, Logger: s.log})
+func (s *sidecar) open(ctx context.Context) error {
+	box, err := queue.OpenDir(ctx, s.o.Dir, queue.Options{Slug: s.o.Tools.Bottle, Logger: s.log})
 	if err != nil {
 		return err
 	}
@@ -63,12 +66,12 @@ func (s *sidecar) open() error {
 }
 
 // openSidecar does both.
-func openSidecar(o sidecarOptions, log *slog.Logger) (*sidecar, error) {
-	s, err := listenSidecar(o, log)
-	if err != nil {
+func openSidecar(ctx context.Context, o sidecarOptions, log *slog.Logger) (*sidecar, error) {
+	s := newSidecar(o, log)
+	if err := s.listen(); err != nil {
 		return nil, err
 	}
-	if err := s.open(); err != nil {
+	if err := s.open(ctx); err != nil {
 		return nil, errors.Join(err, s.srv.Close())
 	}
 	return s, nil
@@ -77,13 +80,15 @@ func openSidecar(o sidecarOptions, log *slog.Logger) (*sidecar, error) {
 // Run serves until ctx ends, and opens the mailbox if that is not done yet. The mailbox is closed last, when nothing is held any
 // more.
 func (s *sidecar) Run(ctx context.Context) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
 	served := make(chan error, 1)
 	go func() { served <- s.srv.Run(ctx) }()
 	if s.box == nil {
-		if err := s.open(); err != nil {
-			cancel()
+		if err := s.open(ctx); err != nil && ctx.Err() != nil {
+			return <-served // it was stopped before it had a mailbox
+		} else if err != nil {
+			cancel(err)
 			return errors.Join(err, <-served)
 		}
 	}
@@ -95,4 +100,10 @@ func (s *sidecar) Run(ctx context.Context) error {
 }
 
 // Close gives up a sidecar that never ran.
-func (s *sidecar) Close() error { return errors.Join(s.srv.Close(), s.box.Close()) }
+func (s *sidecar) Close() error {
+	err := s.srv.Close()
+	if s.box != nil {
+		err = errors.Join(err, s.box.Close())
+	}
+	return err
+}

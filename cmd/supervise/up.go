@@ -92,7 +92,7 @@ const (
 )
 
 // settle makes what is missing and leaves what is there.
-func (l layout) settle(o upOptions) error {
+func (l layout) settle() error {
 	for _, d := range []struct {
 		path string
 		mode os.FileMode
@@ -114,6 +114,12 @@ func (l layout) settle(o upOptions) error {
 			return fmt.Errorf("writing %s: %w", path, err)
 		}
 	}
+	return nil
+}
+
+// configure writes the configuration for the ports that are listened on. It is for whoever has the mailbox: the configuration
+// of one that runs here already must stay.
+func (l layout) configure(o upOptions) error {
 	have, err := os.ReadFile(l.config())
 	if err == nil && !bytes.HasPrefix(have, []byte(generated)) {
 		return nil // somebody keeps their own
@@ -169,7 +175,7 @@ func (a *app) up(ctx context.Context, o upOptions) error {
 		return err
 	}
 	log := newLog(a.err, o.debug)
-	if err := l.settle(o); err != nil { // before the proxy, which reads the routes
+	if err := l.settle(); err != nil { // before the proxy, which reads the routes
 		return err
 	}
 	proxy, err := egress.New(egress.Options{Addr: o.egress, RoutesFile: l.routes(), CACert: cert, CAKey: key, Env: a.env, Logger: log})
@@ -177,12 +183,15 @@ func (a *app) up(ctx context.Context, o upOptions) error {
 		return taken(err, "--egress", o.egress, "the proxy")
 	}
 	o.egress = proxy.Addr().String()
-	side, err := openSidecar(sidecarOptions{
+	side, err := openSidecar(ctx, sidecarOptions{
 		Dir:    l.mailbox(o.bottle),
 		Tools:  tools.Options{Bottle: o.bottle, EgressProxy: "http://" + o.egress, Dockerfile: l.dockerfile()},
 		Server: server.Options{Addr: o.listen},
 	}, log)
 	if err != nil {
+		if ctx.Err() != nil {
+			err = nil // it was stopped while it waited for the mailbox
+		}
 		stopped, stop := context.WithCancel(ctx)
 		stop()
 		return errors.Join(taken(err, "--listen", o.listen, "the sidecar"), proxy.Run(stopped)) // which gives its port back
@@ -193,7 +202,7 @@ func (a *app) up(ctx context.Context, o upOptions) error {
 		stop()
 		return errors.Join(err, side.Close(), proxy.Run(stopped))
 	}
-	if err := l.settle(o); err != nil { // again, with the ports that were found for :0
+	if err := l.configure(o); err != nil {
 		return giveUp(err)
 	}
 	a.config = l.config()

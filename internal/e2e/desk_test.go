@@ -246,7 +246,7 @@ func TestDesksAreOne(t *testing.T) {
 	for _, via := range []string{"tui", "web", "cli"} {
 		ok(t, os.RemoveAll(w.path("queue")))
 		w.write("egress/routes.yaml", before)
-		box, err := queue.OpenDir(w.path("queue/web"), queue.Options{Slug: "web"})
+		box, err := queue.OpenDir(t.Context(), w.path("queue/web"), queue.Options{Slug: "web"})
 		ok(t, err)
 		var r run
 		for _, id := range []queue.ID{plain, secret, reject} {
@@ -525,7 +525,7 @@ func (w *world) crowd(n int) (last queue.ID) {
 	w.t.Helper()
 	for b := range (n + 24) / 25 {
 		slug := fmt.Sprintf("bottle-%02d", b)
-		box, err := queue.OpenDir(w.path("queue/"+slug), queue.Options{Slug: slug})
+		box, err := queue.OpenDir(w.t.Context(), w.path("queue/"+slug), queue.Options{Slug: slug})
 		ok(w.t, err)
 		for i := b * 25; i < min(n, b*25+25); i++ {
 			last = queue.NewID()

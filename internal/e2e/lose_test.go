@@ -154,6 +154,59 @@ func TestSecondSidecar(t *testing.T) {
 	}
 }
 
+// A sidecar that is started on the address of the one it replaces waits for it, as one on another address does.
+func TestSidecarIsReplaced(t *testing.T) {
+	w := newWorld(t)
+	w.startProxy()
+	w.startSide()
+	ch := ask(t.Context(), w.connect(versions[0]), "egress-block", args("a.example.com", "x"))
+	id := w.queued(1)
+	first := w.side
+	second := start(t, []string{"SUPERVISE_BOTTLE_SLUG=web", "SUPERVISE_QUEUE_DIR=" + w.path("queue/web"), "SUPERVISE_BIND=127.0.0.1", "SUPERVISE_PORT=" + w.port}, "serve")
+	second.says("the port is taken")
+	if code := first.end(syscall.SIGTERM); code != 0 {
+		t.Errorf("the first one: exit %d, want 0", code)
+	}
+	if a := get(t, ch); !strings.HasPrefix(a.text, "status: pending\n") {
+		t.Errorf("answer: %s", a.text)
+	}
+	second.says("listening on ")
+	ch = ask(t.Context(), w.connect(versions[0]), "await-decision", map[string]any{"proposal_id": id})
+	w.must("approve", id, "--yes")
+	if a := get(t, ch); !strings.HasPrefix(a.text, "status: approved\n") {
+		t.Errorf("answer: %s", a.text)
+	}
+	if code := second.end(syscall.SIGTERM); code != 0 {
+		t.Errorf("the second one: exit %d, want 0", code)
+	}
+}
+
+// A sidecar that is stopped before it has its mailbox ends in order, and until then is not healthy.
+func TestStoppedBeforeItHasItsMailbox(t *testing.T) {
+	w := newWorld(t)
+	w.startProxy()
+	dir := w.path("queue/web")
+	ok(t, os.MkdirAll(dir, 0o700))
+	lock, err := os.OpenFile(filepath.Join(dir, ".lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	ok(t, err)
+	defer lock.Close()
+	ok(t, syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB))
+	w.startSide()
+	if _, errs, code := w.run("healthcheck", "--bind", "127.0.0.1", "--port", w.port); code != 1 || !strings.Contains(errs, "is starting: its mailbox is not open yet") {
+		t.Errorf("healthcheck: exit %d, %s", code, errs)
+	}
+	if code := w.side.end(syscall.SIGTERM); code != 0 {
+		t.Errorf("exit %d, want 0", code)
+	}
+	// One on the same address that waits for both, too.
+	w.startSide()
+	second := start(t, []string{"SUPERVISE_BOTTLE_SLUG=web", "SUPERVISE_QUEUE_DIR=" + dir, "SUPERVISE_BIND=127.0.0.1", "SUPERVISE_PORT=" + w.port}, "serve")
+	second.says("the port is taken")
+	if code := second.end(syscall.SIGTERM); code != 0 {
+		t.Errorf("exit %d, want 0", code)
+	}
+}
+
 // A thousand calls at once, held, then all answered; and nothing of them stays.
 func TestThousandCalls(t *testing.T) {
 	const n, open = 1000, 20

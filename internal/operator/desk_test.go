@@ -1157,7 +1157,7 @@ func TestRootReplaced(t *testing.T) {
 	}
 
 	var err error
-	if r.box, err = queue.OpenDir(filepath.Join(r.root, "web"), queue.Options{Slug: "web"}); err != nil {
+	if r.box, err = queue.OpenDir(t.Context(), filepath.Join(r.root, "web"), queue.Options{Slug: "web"}); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { r.box.Close() })

@@ -118,7 +118,7 @@ func newRig(t testing.TB) *rig {
 	}
 	r.openInbox()
 	var err error
-	if r.box, err = queue.OpenDir(filepath.Join(r.root, "web"), queue.Options{Slug: "web"}); err != nil {
+	if r.box, err = queue.OpenDir(t.Context(), filepath.Join(r.root, "web"), queue.Options{Slug: "web"}); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { r.box.Close() })
@@ -191,7 +191,7 @@ func (r *rig) putFor(bottle string) func(payload.Payload, error) Ref {
 		if err != nil {
 			r.t.Fatal(err)
 		}
-		box, err := queue.OpenDir(filepath.Join(r.root, bottle), queue.Options{Slug: bottle})
+		box, err := queue.OpenDir(r.t.Context(), filepath.Join(r.root, bottle), queue.Options{Slug: bottle})
 		if err != nil {
 			r.t.Fatal(err)
 		}

@@ -45,7 +45,7 @@ func newCrowd(t testing.TB, n int) *crowd {
 		}
 		c.write(c.routes(slug), table.String())
 		c.write(c.docker(slug), "FROM debian:12\nRUN true\n")
-		box, err := queue.OpenDir(filepath.Join(c.root, slug), queue.Options{Slug: slug})
+		box, err := queue.OpenDir(t.Context(), filepath.Join(c.root, slug), queue.Options{Slug: slug})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -69,7 +69,7 @@ func newRig(t testing.TB, slugs ...string) *rig {
 	for _, slug := range slugs {
 		r.write(slug, "egress/routes.yaml", baseRoutes)
 		r.write(slug, "Dockerfile", baseDockerfile)
-		box, err := queue.OpenDir(filepath.Join(r.root, slug), queue.Options{Slug: slug})
+		box, err := queue.OpenDir(t.Context(), filepath.Join(r.root, slug), queue.Options{Slug: slug})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -187,7 +187,7 @@ func newWorld(ctx context.Context, dir string) (*world, error) {
 				return nil, err
 			}
 		}
-		box, err := queue.OpenDir(filepath.Join(root, slug), queue.Options{Slug: slug})
+		box, err := queue.OpenDir(context.Background(), filepath.Join(root, slug), queue.Options{Slug: slug})
 		if err != nil {
 			return nil, err
 		}
