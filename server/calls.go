@@ -3,6 +3,7 @@ package server
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 
@@ -70,8 +71,18 @@ func (s *Server) call(ctx context.Context, method string, req mcp.Request, next 
 	res, err := next(tools.WithCall(ctx, tc), method, req)
 	if r, ok := res.(*mcp.CallToolResult); ok && err == nil && wait != nil {
 		s.calls.park(e, &parked{wait: wait, call: &tools.Call{OnDelivered: tc.OnDelivered}, standIn: r})
+	} else if ok && err == nil {
+		if errors.Is(e.post.expect(s.answers, r), errBusy) {
+			res = toolError(errBusy)
+		} // if the request has ended, the SDK keeps the answer for whoever resumes
 	}
 	return res, err
+}
+
+func toolError(err error) *mcp.CallToolResult {
+	var res mcp.CallToolResult
+	res.SetError(err)
+	return &res
 }
 
 func (s *Server) cancelled(req mcp.Request) {

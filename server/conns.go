@@ -24,7 +24,7 @@ type conns struct {
 type conn struct {
 	c     net.Conn
 	fresh bool          // guarded by conns.mu; nothing has come on it
-	taken bool          // guarded by conns.mu; from net/http
+	taken bool          // guarded by conns.mu; from net/http, and not answered yet
 	place *list.Element // guarded by conns.mu; in conns.loose; nil: it is kept
 }
 
@@ -41,8 +41,14 @@ func newConns(most int) *conns {
 
 type connKey struct{}
 
+// sendBuffer is what the system may keep of an answer that the client does not take. By itself it would keep 4 MiB for each.
+const sendBuffer = 32 << 10
+
 // context is a [http.Server.ConnContext]. It comes before the state StateNew.
 func (cs *conns) context(ctx context.Context, c net.Conn) context.Context {
+	if tcp, ok := c.(*net.TCPConn); ok {
+		tcp.SetWriteBuffer(sendBuffer) // an error means that the connection is gone
+	}
 	return context.WithValue(ctx, connKey{}, func() { cs.keep(c) })
 }
 
@@ -99,6 +105,15 @@ func (cs *conns) state(nc net.Conn, state http.ConnState) {
 	}
 }
 
+// answered tells that a connection that was taken from net/http is about to end by itself.
+func (cs *conns) answered(nc net.Conn) {
+	cs.mu.Lock()
+	defer cs.mu.Unlock()
+	if c := cs.all[nc]; c != nil {
+		c.taken = false
+	}
+}
+
 // gone tells of the end of a connection that was taken from net/http.
 func (cs *conns) gone(nc net.Conn) {
 	cs.mu.Lock()
@@ -123,7 +138,7 @@ func (cs *conns) forgetLocked(c *conn) {
 }
 
 // end closes the connections on which nothing has come, and lets no more in: Shutdown would wait 5 s for their first
-// request. It closes those that were taken from net/http too, which knows of them no more.
+// request. It closes those that were taken from net/http and are not answered, too: it knows of them no more.
 func (cs *conns) end() {
 	cs.mu.Lock()
 	defer cs.mu.Unlock()

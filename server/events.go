@@ -14,11 +14,13 @@ import (
 
 // eventStore keeps the last events of each stream, for clients that resume. It is bounded in every direction: events of one
 // stream (a held call makes one every 15 s for hours), streams (the SDK never says that one is finished) and bytes in all.
-// What was dropped cannot be resumed; nothing else depends on it.
+// What was dropped cannot be resumed; nothing else depends on it. Streams on which a person is waited for go last: they are few and
+// small, nothing touches them for hours, and theirs is the answer that matters.
 type eventStore struct {
 	mu     sync.Mutex
 	byKey  map[streamKey]*list.Element
 	recent list.List // of *storedStream; the one touched last in front
+	held   list.List // those on which a person is waited for
 	bytes  int
 }
 
@@ -26,6 +28,7 @@ type streamKey struct{ session, stream string }
 
 type storedStream struct {
 	key   streamKey
+	in    *list.List
 	first int // index of events[0]
 	data  [][]byte
 	bytes int
@@ -41,7 +44,7 @@ func (s *eventStore) Open(_ context.Context, session, stream string) error {
 	defer s.mu.Unlock()
 	key := streamKey{session, stream}
 	if s.byKey[key] == nil {
-		s.byKey[key] = s.recent.PushFront(&storedStream{key: key})
+		s.byKey[key] = s.recent.PushFront(&storedStream{key: key, in: &s.recent})
 		s.trimLocked()
 	}
 	return nil
@@ -67,16 +70,45 @@ func (s *eventStore) Append(_ context.Context, session, stream string, data []by
 		st.bytes -= n
 		s.bytes -= n
 	}
-	s.recent.MoveToFront(el)
+	st.in.MoveToFront(el)
 	s.trimLocked()
 	return nil
 }
 
 // trimLocked forgets the streams that were touched longest ago until the limits hold.
 func (s *eventStore) trimLocked() {
-	for s.recent.Len() > 1 && (s.bytes > maxEventBytes || s.recent.Len() > maxEventStreams) {
-		s.removeLocked(s.recent.Back())
+	for n := len(s.byKey); n > 1 && (s.bytes > maxEventBytes || n > maxEventStreams); n-- {
+		el := s.recent.Back()
+		if s.recent.Len() < 2 && s.held.Len() > 0 { // the one is the newest
+			el = s.held.Back()
+		}
+		s.removeLocked(el)
 	}
+}
+
+// hold says whether a person is waited for on the stream of an event.
+func (s *eventStore) hold(session, event string, held bool) {
+	name, _, numbered := strings.Cut(event, "_")
+	if !numbered {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	el := s.byKey[streamKey{session, name}]
+	if el == nil {
+		return
+	}
+	st := el.Value.(*storedStream)
+	to := &s.recent
+	if held {
+		to = &s.held
+	}
+	if st.in == to {
+		return
+	}
+	st.in.Remove(el)
+	st.in = to
+	s.byKey[st.key] = to.PushFront(st)
 }
 
 // replace puts other data in an event's place, if it is still kept.
@@ -104,7 +136,8 @@ func (s *eventStore) replace(session, event string, data []byte) {
 }
 
 func (s *eventStore) removeLocked(el *list.Element) {
-	st := s.recent.Remove(el).(*storedStream)
+	st := el.Value.(*storedStream)
+	st.in.Remove(el)
 	s.bytes -= st.bytes
 	delete(s.byKey, st.key)
 }
@@ -144,7 +177,7 @@ func (s *eventStore) after(key streamKey, index int) ([][]byte, error) {
 	if start < 0 {
 		return nil, fmt.Errorf("stream %q: event %d: %w", key.stream, index+1, mcp.ErrEventsPurged)
 	}
-	s.recent.MoveToFront(el)
+	st.in.MoveToFront(el)
 	return append([][]byte(nil), st.data[min(start, len(st.data)):]...), nil
 }
 

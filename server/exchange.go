@@ -26,7 +26,8 @@ var (
 type registry struct {
 	grace, idle time.Duration
 	maxSessions int
-	close       func(session string) // closes it in the SDK; returns when its calls have
+	close       func(session string)        // closes it in the SDK; returns when its calls have
+	over        func(session, event string) // is told when nobody is waited for any more in that event's place
 
 	mu        sync.Mutex // guards what follows, and the fields of exchanges and sessions
 	exchanges map[string]*exchange
@@ -73,9 +74,9 @@ type session struct {
 	used      time.Time
 }
 
-func newRegistry(grace, idle time.Duration, maxSessions int, closeSession func(string)) *registry {
+func newRegistry(grace, idle time.Duration, maxSessions int, closeSession func(string), over func(session, event string)) *registry {
 	return &registry{
-		grace: grace, idle: idle, maxSessions: maxSessions, close: closeSession,
+		grace: grace, idle: idle, maxSessions: maxSessions, close: closeSession, over: over,
 		exchanges: map[string]*exchange{},
 		sessions:  map[string]*session{},
 	}
@@ -185,6 +186,9 @@ func (r *registry) dropLocked(e *exchange, cause error) {
 	}
 	if s := e.session; s != nil {
 		delete(s.exchanges, e)
+		if e.parked != nil {
+			r.over(s.id, e.parked.event)
+		}
 		if s.streams[e.streamID] == e {
 			delete(s.streams, e.streamID)
 		}

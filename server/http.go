@@ -169,20 +169,17 @@ func (m *message) UnmarshalJSON(data []byte) error {
 	return nil
 }
 
-// peek returns the messages of a body. What is no JSON-RPC yields none: the SDK explains that.
-func peek(body []byte) []message {
+// peek returns the messages of a body. What it cannot read must not reach the SDK, which reads some of it, such as what has more
+// behind it, and would do so without any of our limits.
+func peek(body []byte) ([]message, error) {
 	if batch := bytes.HasPrefix(bytes.TrimLeft(body, " \t\r\n"), []byte("[")); batch {
 		var msgs []message
-		if json.Unmarshal(body, &msgs) != nil {
-			return nil
-		}
-		return msgs
+		err := json.Unmarshal(body, &msgs)
+		return msgs, err
 	}
 	var msg message
-	if json.Unmarshal(body, &msg) != nil {
-		return nil
-	}
-	return []message{msg}
+	err := json.Unmarshal(body, &msg)
+	return []message{msg}, err
 }
 
 // maxID is the largest integer that the SDK, which reads numbers as float64, hands back as it came, as every smaller one.
@@ -249,6 +246,7 @@ func (s *Server) enterMCP(w http.ResponseWriter, r *http.Request, rc *http.Respo
 		http.Error(w, "shutting down; try again in a few seconds", http.StatusServiceUnavailable)
 		return nil
 	}
+	r.Header = needed(r.Header) // before anything is waited for
 	if !s.opened() {
 		select {
 		case <-s.opts.Opened:
@@ -289,6 +287,33 @@ func (s *Server) enterMCP(w http.ResponseWriter, r *http.Request, rc *http.Respo
 	return q
 }
 
+// maxMCPHeaders is how many headers that begin with Mcp- a request may have: the version, the session, the method, its name, and
+// a tool's parameters.
+const maxMCPHeaders = 64
+
+// needed copies the headers that somebody reads. A held call keeps its request, and thousands of short lines, which are what a
+// header may have, take sixteen times what was sent.
+func needed(h http.Header) http.Header {
+	out := http.Header{}
+	mcps := 0
+	for name, values := range h {
+		switch name {
+		case "Accept", "Authorization", "Connection", "Content-Length", "Content-Type", "Last-Event-Id", "Origin", "Sec-Fetch-Site", "User-Agent":
+		default:
+			if !strings.HasPrefix(name, "Mcp-") {
+				continue
+			}
+			if mcps++; mcps > maxMCPHeaders {
+				continue
+			}
+		}
+		for _, v := range values[:min(len(values), 8)] {
+			out.Add(name, strings.Clone(v))
+		}
+	}
+	return out
+}
+
 // admit reads a request's body, puts a copy in its place and tells what is in it, or refuses the request. The weight is to be given
 // back in the end.
 func (s *Server) admit(w http.ResponseWriter, r *http.Request, rc *http.ResponseController) (msgs []message, weight int64, ok bool) {
@@ -312,7 +337,12 @@ func (s *Server) admit(w http.ResponseWriter, r *http.Request, rc *http.Response
 	s.bodies.give(heavy - weight)
 	rc.SetReadDeadline(time.Time{}) // from here on it would end a held call
 	r.Body = newBody(data)
-	msgs = peek(data)
+	if len(data) > 0 { // else the SDK says what is missing
+		if msgs, err = peek(data); err != nil {
+			http.Error(w, "malformed payload: it must be one JSON-RPC message, or an array of them: "+safetext.Line(err.Error(), 200), http.StatusBadRequest)
+			return nil, weight, false
+		}
+	}
 	if len(msgs) > maxBatch {
 		http.Error(w, fmt.Sprintf("a body may hold %d messages, and this one holds %d: send fewer at once", maxBatch, len(msgs)), http.StatusBadRequest)
 		return nil, weight, false
@@ -382,7 +412,13 @@ func (q *request) join(e *exchange) {
 	q.e = e
 	q.out.closes = e.alone && q.r.ProtoAtLeast(1, 1)
 	q.out.sending = func(event, answers string) func(ok bool) { return q.s.calls.sending(e, event, answers) }
-	q.out.withhold = func(event, answers string, data []byte) bool { return q.s.calls.withhold(e, event, answers, data) }
+	q.out.withhold = func(event, answers string, data []byte) bool {
+		held := q.s.calls.withhold(e, event, answers, data)
+		if held && e.session != nil {
+			q.s.events.hold(e.session.id, event, true)
+		}
+		return held
+	}
 }
 
 func newExchange(out *stream, msgs []message) *exchange {

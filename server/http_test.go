@@ -59,6 +59,11 @@ func TestSurface(t *testing.T) {
 		{"POST to health", "POST", "/health", "", listBody, 200, `"echo"`},
 		{"POST to any path", "POST", "/a/b", "", listBody, 200, `"echo"`},
 		{"POST that is no JSON", "POST", "/", "", "hello", 400, "malformed payload"},
+		{"POST with more behind it", "POST", "/", "", listBody + " x", 400, "malformed payload"},
+		{"POST of two messages that are no array", "POST", "/", "", listBody + listBody, 400, "malformed payload"},
+		{"POST of an array with more behind it", "POST", "/", "", "[" + listBody + "] x", 400, "malformed payload"},
+		{"POST of an array of others", "POST", "/", "", "[1]", 400, "malformed payload"},
+		{"header of 32 KiB", "POST", "/", "X: " + strings.Repeat("x", 32<<10), listBody, 431, ""},
 		{"POST of nothing", "POST", "/", "", "", 400, "non-empty body"},
 		{"POST of too much, stateless", "POST", "/", "", big, 413, "over 1048576 bytes"},
 		{"POST of too much, with a version", "POST", "/", "MCP-Protocol-Version: 2025-11-25", big, 413, "over 1048576 bytes"},
@@ -443,10 +448,32 @@ func TestEventStore(t *testing.T) {
 	if n := s.recent.Len(); n > maxEventStreams || n != len(s.byKey) {
 		t.Errorf("%d streams (%d keys) are kept, want at most %d", n, len(s.byKey), maxEventStreams)
 	}
+	// One on which a person is waited for goes last, and only as long as one is.
+	flood := func() {
+		for i := range 2 * maxEventStreams {
+			s.Open(ctx, "t", fmt.Sprint("more", i))
+		}
+	}
+	s.Open(ctx, "s", "held")
+	s.Append(ctx, "s", "held", []byte("x"))
+	s.hold("s", "held_0", true)
+	flood()
+	check("held", -1, 1, false)
+	s.hold("s", "held_0", false)
+	flood()
+	check("held", -1, 0, true)
+	for i := range 2 * maxEventStreams {
+		s.Open(ctx, "s", fmt.Sprint("all", i))
+		s.hold("s", fmt.Sprintf("all%d_0", i), true)
+	}
+	if n := s.recent.Len() + s.held.Len(); n > maxEventStreams || n != len(s.byKey) {
+		t.Errorf("%d streams (%d keys) are kept when all are waited for, want at most %d", n, len(s.byKey), maxEventStreams)
+	}
+	check(fmt.Sprint("all", 2*maxEventStreams-1), -1, 0, false)
 	s.SessionClosed(ctx, "t")
 	s.SessionClosed(ctx, "s")
-	if s.bytes != 0 || s.recent.Len() != 0 || len(s.byKey) != 0 {
-		t.Errorf("after the sessions closed %d bytes, %d streams, %d keys are left", s.bytes, s.recent.Len(), len(s.byKey))
+	if s.bytes != 0 || s.recent.Len()+s.held.Len() != 0 || len(s.byKey) != 0 {
+		t.Errorf("after the sessions closed %d bytes, %d streams, %d keys are left", s.bytes, s.recent.Len()+s.held.Len(), len(s.byKey))
 	}
 }
 

@@ -134,13 +134,15 @@ func (q *request) detach() bool {
 	stop(nil)
 	q.lighten()
 	q.s.requests.Add(2)
+	heard := make(chan struct{})
 	go func() {
 		defer q.s.requests.Done()
+		defer close(heard)
 		listen(conn)
 		q.out.lost.Store(true)
 		drop(errHungUp)
 	}()
-	go q.hold(conn)
+	go q.hold(conn, heard)
 	return true
 }
 
@@ -160,30 +162,49 @@ func listen(conn net.Conn) {
 	}
 }
 
-// hold is the rest of a detached request.
-func (q *request) hold(conn net.Conn) {
+// hold is the rest of a detached request. When nothing comes on conn any more, heard is closed.
+func (q *request) hold(conn net.Conn, heard <-chan struct{}) {
 	defer q.s.requests.Done()
 	defer func() {
 		if v := recover(); v != nil {
 			q.s.log.Error("a held call failed", "panic", v, "stack", string(debug.Stack()))
 		}
 	}()
-	defer q.end(conn)
+	defer q.end(conn, heard)
 	q.wait()
 }
 
-func (q *request) end(conn net.Conn) {
-	hangUp := func() {
+func (q *request) end(conn net.Conn, heard <-chan struct{}) {
+	defer func() { // whatever fails
 		conn.Close()
 		q.s.conns.gone(conn)
-	}
-	defer hangUp() // whatever fails
+	}()
 	q.leave()
-	q.out.finish()
+	whole := q.out.finish()
 	if q.then != nil {
 		time.Sleep(clientFirst)
-		hangUp()
+	}
+	if whole {
+		q.s.conns.answered(conn)
+		closeWrite(conn)
+	}
+	if q.then != nil {
 		q.then()
+	}
+	if whole {
+		<-heard
+	}
+}
+
+// lastReads is how long a client that was answered may take to close its end.
+const lastReads = time.Second
+
+// closeWrite says that nothing more comes. What the client sends meanwhile is read on: closing over it would reset the connection,
+// and with it goes what the client has not read of its answer.
+func closeWrite(conn net.Conn) {
+	conn.SetReadDeadline(time.Now().Add(lastReads))
+	if c, ok := conn.(interface{ CloseWrite() error }); ok {
+		c.CloseWrite() // an error means that there is nobody to say it to
 	}
 }
 
@@ -207,16 +228,18 @@ const lastChunk = "0\r\n\r\n"
 
 // chunkLocked writes to a bare connection.
 func (w *stream) chunkLocked(p []byte, within time.Duration) error {
-	buf := make([]byte, 0, len(p)+32)
-	buf = strconv.AppendInt(buf, int64(len(p)), 16)
-	buf = append(buf, "\r\n"...)
-	buf = append(buf, p...)
-	buf = append(buf, "\r\n"...)
+	head := append(strconv.AppendInt(make([]byte, 0, 16), int64(len(p)), 16), "\r\n"...)
+	tail := "\r\n"
 	if w.last {
-		buf = append(buf, lastChunk...)
+		tail += lastChunk
 	}
 	w.conn.SetWriteDeadline(time.Now().Add(within))
-	_, err := w.conn.Write(buf)
+	if len(p) <= lightBody {
+		_, err := w.conn.Write(slices.Concat(head, p, []byte(tail)))
+		return err
+	}
+	bufs := net.Buffers{head, p, []byte(tail)} // a long one is not copied
+	_, err := bufs.WriteTo(w.conn)
 	return err
 }
 
@@ -233,14 +256,20 @@ func (w *stream) answer(name, answers string, data []byte) error {
 	return err
 }
 
-// finish ends the response on a bare connection, unless its answer has.
-func (w *stream) finish() {
+// finish ends the response on a bare connection, unless its answer has. It tells whether all of it was written.
+func (w *stream) finish() (whole bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if !w.broken && !w.last && !w.lost.Load() {
-		w.conn.SetWriteDeadline(time.Now().Add(w.within))
-		io.WriteString(w.conn, lastChunk)
+	if w.broken || w.lost.Load() {
+		return false
 	}
+	if !w.last {
+		w.conn.SetWriteDeadline(time.Now().Add(w.within))
+		if _, err := io.WriteString(w.conn, lastChunk); err != nil {
+			return false
+		}
+	}
+	return true
 }
 
 // wait waits, where the SDK's answer was withheld, until there is another one, and sends that.
@@ -264,10 +293,13 @@ func (q *request) wait() {
 }
 
 func (q *request) reply(p *parked, res *mcp.CallToolResult) {
+	if q.out.expect(q.s.answers, res) != nil {
+		return // nobody is there
+	}
 	data, err := p.answer(res)
 	if err != nil {
 		q.s.log.Error("an answer cannot be encoded", "err", err)
-		if data, err = p.answer(unencodable()); err != nil {
+		if data, err = p.answer(toolError(errors.New("the answer cannot be encoded: tell the user"))); err != nil {
 			return
 		}
 	}
@@ -275,13 +307,6 @@ func (q *request) reply(p *parked, res *mcp.CallToolResult) {
 		_, msg, _ := bytes.Cut(data, []byte("data: "))
 		q.s.events.replace(q.e.session.id, p.event, bytes.TrimSpace(msg))
 	}
-}
-
-// unencodable stands for a result that cannot be encoded.
-func unencodable() *mcp.CallToolResult {
-	var res mcp.CallToolResult
-	res.SetError(errors.New("the answer cannot be encoded: tell the user"))
-	return &res
 }
 
 // lighten lets go of what only the SDK needed.

@@ -8,10 +8,13 @@ import (
 	"net"
 	"net/http"
 	"strings"
+	"syscall"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/modelcontextprotocol/go-sdk/mcp"
+	"golang.org/x/sync/semaphore"
 
 	"github.com/bot-bottle/supervise/tools"
 )
@@ -301,5 +304,151 @@ func TestPanicOfAHeldCall(t *testing.T) {
 			})
 			f.srv.requests.Wait()
 		})
+	}
+}
+
+// Of a request's headers only those that somebody reads are kept, in memory of their own.
+func TestNeededHeaders(t *testing.T) {
+	h := http.Header{"X-Other": {"x"}, "Accept": {"a", "b"}, "Mcp-Session-Id": {"s"}, "Cookie": {"c"}, "Last-Event-Id": {"l_1"}, "Authorization": {"Bearer t"}}
+	for i := range 1000 {
+		h[fmt.Sprintf("A%d", i)] = []string{""}
+		h[fmt.Sprintf("Mcp-Param-%d", i)] = []string{""}
+	}
+	got := needed(h)
+	for name, want := range map[string]string{"Accept": "a,b", "Last-Event-Id": "l_1", "Authorization": "Bearer t", "X-Other": "", "Cookie": "", "A1": ""} {
+		if s := strings.Join(got[name], ","); s != want {
+			t.Errorf("%s: %q, want %q", name, s, want)
+		}
+	}
+	if len(got) > maxMCPHeaders+8 {
+		t.Errorf("%d headers are kept", len(got))
+	}
+}
+
+// A session's calls can be resumed whatever else is asked in between.
+func TestResumeAfterMuch(t *testing.T) {
+	f := serve(t, Options{}, false)
+	id := f.initialize(t)
+	res := f.hold(t, t.Context(), raw{body: askBody, session: id, version: "2025-11-25"})
+	last, _, _ := readEvents(res.Body).next()
+	other := f.initialize(t)
+	for range maxEventStreams + 10 {
+		f.srv.events.Open(t.Context(), other, fmt.Sprint(f.srv.events.recent.Len()))
+		f.srv.events.Append(t.Context(), other, fmt.Sprint(f.srv.events.recent.Len()-1), make([]byte, 4096))
+	}
+	res.Body.Close()
+	<-f.ended // its connection is gone
+	again, err := f.send(t.Context(), raw{method: "GET", session: id, version: "2025-11-25", header: map[string]string{"Last-Event-ID": last}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer again.Body.Close()
+	if again.StatusCode != http.StatusOK {
+		b, _ := io.ReadAll(again.Body)
+		t.Fatalf("resuming: %s: %s", again.Status, b)
+	}
+	<-f.began
+	f.answer <- "approved"
+	if got := readEvents(again.Body).result(t); got != "approved" {
+		t.Errorf("answer %q", got)
+	}
+	<-f.delivered
+	if n := f.srv.events.held.Len(); n != 0 {
+		t.Errorf("%d streams count as waited for when all is answered", n)
+	}
+}
+
+// Long answers take a bounded part of memory: past it they wait for those before, and who does not read his loses it.
+func TestLongAnswers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := serve(t, Options{}, true)
+		f.fails = true
+		long := strings.Repeat("x", 2<<20)
+		places := maxAnswers / (copies * (len(long) + 1024))
+		for range places + 3 {
+			_, br := f.post(t, askBody)
+			if _, err := http.ReadResponse(br, nil); err != nil {
+				t.Fatal(err)
+			}
+			<-f.began
+		}
+		for range places + 3 {
+			f.answer <- long
+		}
+		synctest.Wait()
+		if n := len(f.begun); n != places {
+			t.Errorf("%d answers are being written, want %d", n, places)
+		}
+		// A short one is not held up.
+		res := f.hold(t, t.Context(), raw{body: askBody})
+		f.answer <- "approved"
+		if got := readEvents(res.Body).result(t); got != "approved" {
+			t.Errorf("answer %q", got)
+		}
+		res.Body.Close()
+		<-f.delivered
+		time.Sleep(slowAnswer)
+		synctest.Wait()
+		if n := len(f.notSent); n != places {
+			t.Errorf("%d answers count as not sent after %v, want %d", n, slowAnswer, places)
+		}
+		if n := len(f.begun); n != places+3+1 {
+			t.Errorf("%d answers were begun, want all", n)
+		}
+	})
+}
+
+// What was sent before and is read again for whoever asks does not wait with it.
+func TestLongAnswerAgain(t *testing.T) {
+	s := semaphore.NewWeighted(maxAnswers)
+	w := &stream{ctx: t.Context(), within: time.Minute}
+	res := text(strings.Repeat("<", 100_000))
+	if err := w.expect(s, res); err != nil || w.within != slowAnswer {
+		t.Errorf("expect = %v, within %v", err, w.within)
+	}
+	if s.TryAcquire(maxAnswers - 4*600_000) {
+		t.Error("it counts less than it takes")
+	}
+	if !s.TryAcquire(maxAnswers - 4*602_000) {
+		t.Error("it counts more than it takes")
+	}
+	res.Meta = mcp.Meta{tools.DecisionKey: tools.Decision{Repeated: true, FinalFile: strings.Repeat("x", 100_000)}}
+	if err := w.expect(s, res); err != errBusy {
+		t.Errorf("expect = %v, want errBusy", err)
+	}
+	if err := w.expect(s, text("short")); err != nil {
+		t.Errorf("a short one: %v", err)
+	}
+	w.mu.Lock()
+	w.paidLocked(true)
+	w.mu.Unlock()
+	s.Release(maxAnswers - 4*602_000)
+	if !s.TryAcquire(maxAnswers) {
+		t.Error("its place was not given back")
+	}
+}
+
+// A client that sends something while it reads gets all of its answer: the connection is not reset over that.
+func TestMoreWhileReading(t *testing.T) {
+	f := serve(t, Options{}, false)
+	d := net.Dialer{Control: func(_, _ string, c syscall.RawConn) error {
+		return c.Control(func(fd uintptr) { _ = syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_RCVBUF, 4096) })
+	}}
+	conn, err := d.DialContext(t.Context(), "tcp", f.srv.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	fmt.Fprintf(conn, "POST / HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nAccept: application/json, text/event-stream\r\nContent-Length: %d\r\n\r\n%s", len(askBody), askBody)
+	<-f.began
+	long := strings.Repeat("x", 25_000) // it fits what the system keeps, so that it is written at once
+	f.answer <- long
+	<-f.delivered // and the server is done
+	if _, err := io.WriteString(conn, "\r\n"); err != nil {
+		t.Fatal(err)
+	}
+	all, err := io.ReadAll(conn)
+	if err != nil || !strings.Contains(string(all), long) || !strings.HasSuffix(string(all), "\r\n0\r\n\r\n") {
+		t.Errorf("%d bytes, %v, want all of it", len(all), err)
 	}
 }

@@ -30,6 +30,7 @@ import (
 	"time"
 
 	"github.com/modelcontextprotocol/go-sdk/mcp"
+	"golang.org/x/sync/semaphore"
 
 	"github.com/bot-bottle/supervise/tools"
 )
@@ -39,7 +40,7 @@ const (
 	maxBatch        = 16       // messages in one body: the answer to a few bytes can be long
 	maxBodies       = 32 << 20 // of all requests in progress that are not light
 	lightBody       = 16 << 10 // a body that is always taken
-	maxHeader       = 64 << 10
+	maxHeader       = 16 << 10
 	maxStreams      = 1024 // GETs and subscriptions/listen, which end when the client likes
 	maxLingering    = 4096 // hung-up calls that may be resumed; past it they end at once
 	maxEventBytes   = 8 << 20
@@ -113,6 +114,7 @@ type Server struct {
 	abort context.CancelCauseFunc
 
 	bodies   budget
+	answers  *semaphore.Weighted // of long answers
 	draining atomic.Bool
 	requests sync.WaitGroup // HTTP requests being served
 	unready  atomic.Bool    // Ready failed when last asked; so that a change is logged once
@@ -143,12 +145,15 @@ func New(opts Options) (*Server, error) {
 		events: newEventStore(),
 		beats:  newWheel(opts.Timings.Heartbeat, opts.Timings.Beat),
 		conns:  newConns(opts.MaxConns),
+
+		answers: semaphore.NewWeighted(maxAnswers),
 	}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
 	s.base, s.abort = context.WithCancelCause(context.Background())
-	s.calls = newRegistry(opts.Timings.Grace, opts.SessionTimeout, opts.MaxSessions, s.closeSession)
+	s.calls = newRegistry(opts.Timings.Grace, opts.SessionTimeout, opts.MaxSessions, s.closeSession,
+		func(session, event string) { s.events.hold(session, event, false) })
 	s.sdk = sync.OnceValue(s.newSDK)
 	s.http = &http.Server{
 		Handler:           s,

@@ -50,6 +50,7 @@ type stream struct {
 	over      bool       // the request has ended, or the connection is broken
 	broken    bool       // the connection is
 	last      bool       // the response ends with what is written next
+	owes      []func()   // give back the places of long answers that are not written yet
 	held      bool       // a message was withheld
 	prime     []byte     // the SDK's first event, which only tells its id: it goes out with the next one, whose headers are better known
 	primeID   string
@@ -143,7 +144,13 @@ func (w *stream) sendLocked(name, answers string, data []byte) error {
 	if w.sending != nil && (name != "" || answers != "") {
 		sent = append(sent, w.sending(name, answers))
 	}
-	err := w.writeLocked(append(prime, data...), w.within)
+	if prime != nil {
+		data = append(prime, data...)
+	}
+	err := w.writeLocked(data, w.within)
+	if len(data) > lightBody {
+		w.paidLocked(false)
+	}
 	for _, f := range sent {
 		f(live && err == nil)
 	}
@@ -253,6 +260,7 @@ func (w *stream) end() (final bool) {
 		w.sendLocked("", "", nil)
 	}
 	w.over = true
+	w.paidLocked(true)
 	w.beats.remove(w)
 	if w.conn == nil {
 		w.rc.SetWriteDeadline(time.Now().Add(w.within)) // for what net/http writes to end the response

@@ -73,20 +73,40 @@ func (t *Tools) beginArchiving(id queue.ID) (end func()) {
 	}
 }
 
-// archived returns when no answer of id is being archived. A client has its answer before that is done, and what it asks
-// next must find it done.
-func (t *Tools) archived(ctx context.Context, id queue.ID) error {
+// archiveWait is how long somebody who asks waits for the end of a delivery. Most end in some milliseconds; one to a client that
+// does not read may take a minute, and then whoever asks gets the same answer again.
+const archiveWait = 2 * time.Second
+
+// archivingOf returns what is closed when an answer of id that is on its way has been archived, or could not be written; nil: none
+// is. A client has its answer before it is archived, and what it asks next must find that done.
+func (t *Tools) archivingOf(id queue.ID) <-chan struct{} {
 	t.mu.Lock()
-	running := slices.Clone(t.archiving[id])
-	t.mu.Unlock()
-	for _, done := range running {
+	defer t.mu.Unlock()
+	if all := t.archiving[id]; len(all) > 0 {
+		return all[0]
+	}
+	return nil
+}
+
+// archived returns when no answer of id is on its way, or archiveWait has passed.
+func (t *Tools) archived(ctx context.Context, id queue.ID) error {
+	var late <-chan time.Time
+	for {
+		done := t.archivingOf(id)
+		if done == nil {
+			return nil
+		}
+		if late == nil {
+			late = time.After(archiveWait)
+		}
 		select {
 		case <-done:
+		case <-late:
+			return nil
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		}
 	}
-	return nil
 }
 
 // archive records a delivery. If it cannot, the answer counts as undelivered, and the same question gets it again.
@@ -159,6 +179,31 @@ func answer(f facts, r queue.Response, again string) *mcp.CallToolResult {
 		Status: string(r.Status), ProposalID: f.id, Tool: f.tool, Subject: f.subject,
 		Notes: r.Notes, FinalFile: r.FinalFile, Outcome: r.Outcome, DecidedAt: r.DecidedAt, Repeated: again != "",
 	})
+}
+
+// Size is about how many bytes a result takes as JSON, at most: a Dockerfile that was edited may be long, and is in it as a whole.
+func Size(res *mcp.CallToolResult) int {
+	n := 1024
+	for _, c := range res.Content {
+		if t, ok := c.(*mcp.TextContent); ok {
+			n += sizeInJSON(t.Text)
+		}
+	}
+	if d, ok := res.Meta[DecisionKey].(Decision); ok {
+		n += sizeInJSON(d.Notes) + sizeInJSON(d.FinalFile)
+	}
+	return n
+}
+
+// sizeInJSON counts what is escaped by \u and four digits as that.
+func sizeInJSON(s string) int {
+	n := len(s)
+	for i := range len(s) {
+		if c := s[i]; c < ' ' || c == '<' || c == '>' || c == '&' || c == '"' || c == '\\' {
+			n += 5
+		}
+	}
+	return n
 }
 
 // whatHolds says what is decided about what, and what holds now.

@@ -27,16 +27,18 @@ type question struct {
 	payload       payload.Payload
 	key           string
 	justification string
+	waitedFor     []queue.ID // whose delivery was waited for already
 }
 
 // verdict says what becomes of a question.
 type verdict struct {
 	wait   *facts // join this open proposal; with create: it was put just now
 	answer *mcp.CallToolResult
-	saving chan struct{} // the same is being stored: look again when this is closed
-	create bool          // put a new proposal
-	resume *record       // with create: put this one, as it is and with its id, since it may be stored already
-	retry  bool          // with create: the same was rejected before
+	saving <-chan struct{} // the same is being stored: look again when this is closed
+	giving queue.ID        // an answer of this one is on its way: look again when it is archived
+	create bool            // put a new proposal
+	resume *record         // with create: put this one, as it is and with its id, since it may be stored already
+	retry  bool            // with create: the same was rejected before
 }
 
 // ask is the body of every proposing tool. err is what checking the payload said.
@@ -48,7 +50,7 @@ func (t *Tools) ask(ctx context.Context, req *mcp.CallToolRequest, p payload.Pay
 		t.observe(Event{Kind: Refused, Tool: req.Params.Name})
 		return nil, nil, err
 	}
-	v, err := t.settle(ctx, question{p, keyOf(p), strings.TrimSpace(justification)})
+	v, err := t.settle(ctx, question{payload: p, key: keyOf(p), justification: strings.TrimSpace(justification)})
 	switch {
 	case err != nil:
 		return nil, nil, err
@@ -79,6 +81,11 @@ func (t *Tools) settle(ctx context.Context, q question) (verdict, error) {
 		switch {
 		case err != nil:
 			return verdict{}, err
+		case v.giving != "":
+			if err := t.archived(ctx, v.giving); err != nil {
+				return verdict{}, err
+			}
+			q.waitedFor = append(q.waitedFor, v.giving)
 		case v.saving != nil:
 			select {
 			case <-v.saving:
@@ -107,8 +114,8 @@ func (t *Tools) look(ctx context.Context, q question) (verdict, error) {
 	}
 	t.mu.Unlock()
 	for _, rec := range slices.Backward(records) {
-		if err := t.archived(ctx, rec.id); err != nil {
-			return verdict{}, err
+		if t.archivingOf(rec.id) != nil && !slices.Contains(q.waitedFor, rec.id) {
+			return verdict{giving: rec.id}, nil
 		}
 		e, err := t.opts.Mailbox.Get(ctx, rec.id)
 		switch {

@@ -10,6 +10,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/bot-bottle/supervise/internal/payload"
 	"github.com/bot-bottle/supervise/queue"
 	"github.com/google/go-cmp/cmp"
 	"github.com/modelcontextprotocol/go-sdk/mcp"
@@ -280,6 +281,55 @@ func TestDeliveryIsTheTransportsWord(t *testing.T) {
 		delivered[2]()(true) // again is no error
 		if got := r.do("egress-block", askGitHub); !got.meta.Repeated {
 			t.Errorf("after delivery = %+v, want the recorded answer", got)
+		}
+	})
+}
+
+// A client that does not read its answer holds up whoever asks the same for two seconds, and nobody else.
+func TestStuckDelivery(t *testing.T) {
+	bubble(t, Options{}, func(t *testing.T, r *rig) {
+		var mu sync.Mutex
+		var delivered []func() (then func(out bool))
+		r.call = &Call{OnDelivered: func(f func() (then func(out bool))) {
+			mu.Lock()
+			defer mu.Unlock()
+			delivered = append(delivered, f)
+		}}
+		call := r.asked("egress-block", askGitHub)
+		id := r.box.only(t)
+		r.box.respond(t, id, queue.Response{Status: queue.Rejected})
+		<-call
+		end := delivered[0]()
+		for name, again := range map[string]func() reply{
+			"the same":        func() reply { return r.do("egress-block", askGitHub) },
+			"in other words":  func() reply { return r.do("egress-block", with(askGitHub, "justification", "new")) },
+			"await-decision":  func() reply { return r.await(id) },
+			"the same, again": func() reply { return r.do("egress-block", askGitHub) },
+		} {
+			start := time.Now()
+			if got := again(); got.meta.ProposalID != id || got.meta.Status != "rejected" || got.meta.Repeated {
+				t.Errorf("%s: %+v, want the answer that is on its way", name, got)
+			}
+			if d := time.Since(start); d != archiveWait {
+				t.Errorf("%s: answered after %v, want %v", name, d, archiveWait)
+			}
+		}
+		e, err := r.box.Get(t.Context(), id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		p, err := payload.Parse(e.Proposal.Tool, e.Proposal.ProposedFile)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if v, err := r.tools.claim(t.Context(), question{payload: p, key: keyOf(p)}); err != nil || v.giving != id {
+			t.Errorf("making another one = %+v, %v, want to be told what is on its way", v, err)
+		}
+		r.asked("egress-block", with(askGitHub, "host", "other.example"))
+		r.box.only(t) // it is open, at once
+		end(true)
+		if !r.box.delivered(id) {
+			t.Error("not archived after it went out")
 		}
 	})
 }
