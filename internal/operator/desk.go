@@ -124,10 +124,11 @@ type Earlier struct {
 }
 
 // Trail tells what the desks of a root have written last. While it is the same, what Show and History say is too, if Saved was a
-// moment ago already: two records saved within one tick of the file system's clock have one time.
+// while ago already: two records saved within one tick of the file system's clock have one time.
 type Trail struct {
-	Seq   int64     // of the ledger's newest line
-	Saved time.Time // when a record was saved last
+	Seq     int64     // of the ledger's newest line
+	Records string    // stands for when those of each bottle were saved last
+	Saved   time.Time // the last of these times that is not in the future
 }
 
 // Problem is something wrong with a mailbox or a file in it, reported and skipped.

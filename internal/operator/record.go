@@ -2,6 +2,8 @@ package operator
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -297,25 +299,34 @@ func (s *store) save(r *Record) error {
 	return nil
 }
 
-// saved is when a file was last put under its name, or taken away, among the records. Hints that are kept beside them count too.
-func (s *store) saved() (last time.Time, _ error) {
+// saved tells when a file was last put under its name, or taken away, among the records of each bottle, and the last of these times
+// that has come: a clock that was set back, or a backup, leaves others. Hints that are kept beside the records count too.
+func (s *store) saved() (all string, last time.Time, _ error) {
 	root, err := s.at()
 	if err != nil {
-		return last, fmt.Errorf("looking at the records: %w", err)
+		return "", last, fmt.Errorf("looking at the records: %w", err)
 	}
 	entries, err := fs.ReadDir(root.FS(), ".")
 	if err != nil {
-		return last, fmt.Errorf("looking at the records: %w", err)
+		return "", last, fmt.Errorf("looking at the records: %w", err)
 	}
+	h := sha256.New()
+	now := time.Now()
 	for _, e := range entries {
 		if queue.CheckSlug(e.Name()) != nil || !e.IsDir() {
 			continue
 		}
-		if info, err := e.Info(); err == nil && info.ModTime().After(last) { // one that is gone has no records
-			last = info.ModTime()
+		info, err := e.Info()
+		if err != nil {
+			continue // it is gone, and its records are
+		}
+		at := info.ModTime()
+		fmt.Fprintln(h, e.Name(), at.UnixNano())
+		if at.After(last) && !at.After(now) {
+			last = at
 		}
 	}
-	return last, nil
+	return hex.EncodeToString(h.Sum(nil)), last, nil
 }
 
 // backup keeps a target's bytes and returns the name that record keeps.

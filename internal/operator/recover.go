@@ -346,8 +346,8 @@ func (d *Desk) Trail(ctx context.Context) (Trail, error) {
 		}
 		t.Seq = e.Seq
 	}
-	saved, err := d.store.saved()
-	t.Saved = saved
+	var err error
+	t.Records, t.Saved, err = d.store.saved()
 	return t, err
 }
 

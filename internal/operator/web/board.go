@@ -18,6 +18,7 @@ import (
 const (
 	lookEvery = 2 * time.Second        // for what no mailbox tells, as an undo elsewhere
 	settling  = 100 * time.Millisecond // how old the last record must be: its like may have been saved after it was looked at
+	coarse    = 2 * time.Second        // the same, where a file system's clock ticks in seconds
 	oldest    = 15 * time.Second       // a snapshot nothing was seen to change since: findings and presence age
 	pace      = 40 * time.Millisecond  // between two looks, so that a burst is one
 	behind    = time.Second            // how old a snapshot may be shown while run is about to look: the page's script hears of the new one
@@ -59,14 +60,14 @@ type arrival struct {
 	URL    string `json:"url"`
 }
 
-// trail is what the desks had written, and whether that was a while ago.
+// trail is what the desks had written, and how long ago: 1 when that has settled, 2 wherever it may have been written.
 type trail struct {
 	operator.Trail
-	settled bool
+	settled int
 }
 
 func (t trail) equal(u trail) bool {
-	return t.Seq == u.Seq && t.Saved.Equal(u.Saved) && t.settled == u.settled
+	return t.Seq == u.Seq && t.Records == u.Records && t.settled == u.settled
 }
 
 func newBoard(d Desk, log *slog.Logger) *board {
@@ -158,7 +159,14 @@ func (b *board) look(ctx context.Context) (view, trail, error) {
 func (b *board) follow(ctx context.Context) (trail, error) {
 	now := time.Now()
 	t, err := b.desk.Trail(ctx)
-	return trail{t, now.Sub(t.Saved).Abs() >= settling}, err
+	tr := trail{Trail: t}
+	switch age := now.Sub(t.Saved); {
+	case age >= coarse:
+		tr.settled = 2
+	case age >= settling:
+		tr.settled = 1
+	}
+	return tr, err
 }
 
 // seed makes revisions of two runs differ.
@@ -188,7 +196,7 @@ func revision(s *operator.Snapshot, t trail) string {
 		put(p.Bottle, p.Name.Raw(), p.Text.Raw())
 	}
 	put(s.Bottles...)
-	put(strconv.FormatInt(t.Seq, 10), strconv.FormatInt(t.Saved.UnixNano(), 10), strconv.FormatBool(t.settled))
+	put(strconv.FormatInt(t.Seq, 10), t.Records, strconv.Itoa(t.settled))
 	return strconv.FormatUint(h.Sum64(), 36)
 }
 
@@ -295,7 +303,7 @@ func (b *board) run(ctx context.Context) error {
 			b.log.Warn("looking at the mailboxes", "err", fmt.Sprintf("%.500v", err))
 		}
 		b.mu.Lock()
-		again := err == nil && !b.trail.settled
+		again := err == nil && b.trail.settled == 0
 		b.mu.Unlock()
 		if again {
 			tick.Reset(settling)

@@ -64,14 +64,16 @@ func TestBoardSettles(t *testing.T) {
 			t.Errorf("told %d times of nothing", n)
 		}
 		d.mu.Lock()
-		d.trail.Saved = time.Now()
+		d.trail = operator.Trail{Records: "other", Saved: time.Now()}
 		d.mu.Unlock()
 		b.changed()
 		first := told()
 		time.Sleep(2 * settling)
+		second := told()
+		time.Sleep(2 * lookEvery)
 		looks := d.looks.Load()
-		if second := told(); first != 1 || second != 1 {
-			t.Errorf("told %d times of what was saved, and %d times when it had settled; want once each", first, second)
+		if third := told(); first != 1 || second != 1 || third != 1 {
+			t.Errorf("told %d times of what was saved, %d times when it had settled, and %d times when it had for certain; want once each", first, second, third)
 		}
 		time.Sleep(time.Minute)
 		if n := told(); n != 0 || d.looks.Load() > looks+int64(time.Minute/oldest)+1 {

@@ -398,7 +398,12 @@ func TestBrowsersAgree(t *testing.T) {
 // A page that came while another operator's verb was between two of its steps shows how it ended, although neither the inbox nor the
 // ledger changes any more.
 func TestBrowserSeesTheEnd(t *testing.T) {
-	r := newRig(t)
+	r := newRig(t, "web", "other")
+	others := filepath.Join(r.root, ".desk", "other") // saved when the clock was ahead
+	future := time.Now().Add(time.Hour)
+	if err := errors.Join(os.MkdirAll(others, 0o700), os.Chtimes(others, future, future)); err != nil {
+		t.Fatal(err)
+	}
 	b := r.browser(t)
 	at, on := make(chan string), make(chan struct{})
 	stop := func(name string) error {
