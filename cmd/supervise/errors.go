@@ -5,10 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"strconv"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/bot-bottle/supervise/internal/apply"
 	"github.com/bot-bottle/supervise/internal/operator"
@@ -226,5 +228,9 @@ func args(least, most int) cobra.PositionalArgs {
 
 // flagError is a flag that is unknown or has a wrong value.
 func flagError(cmd *cobra.Command, err error) error {
-	return usagef(cmd.CommandPath()+" --help lists its flags", "%s%v", name(cmd), err)
+	how := cmd.CommandPath() + " --help lists its flags"
+	if e, ok := errors.AsType[*pflag.InvalidValueError](err); ok && errors.Is(err, strconv.ErrSyntax) {
+		return usagef(how, "%s--%s %s is no whole number", name(cmd), e.GetFlag().Name, quote(e.GetValue()))
+	}
+	return usagef(how, "%s%v", name(cmd), err)
 }
