@@ -152,7 +152,7 @@ func (l *dirLoop) event(ev fsnotify.Event, ok bool) {
 			runtime.Gosched() // whoever waits for it goes on first, here, and not when another thread has woken up
 		}
 	case name == presenceFile, isTemp(name) && !strings.HasPrefix(name, ".operator-"): // this sidecar's own
-	case isTemp(name) && l.proven: // a name that counts follows
+	case strings.HasPrefix(name, ".") && l.proven: // of whatever program: a name that counts follows, or none
 	default:
 		l.rung = true
 	}

@@ -90,16 +90,16 @@ func TestPolling(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ring, lose, source, adds := fakeEvents()
 		d := openDir(t, dir, Options{newWatcher: source})
-		// latency answers a waiting call, with an event or silently, and returns how long that took.
-		latency := func(event bool) time.Duration {
+		// latency answers a waiting call, with an event of that name or silently, and returns how long that took.
+		latency := func(event string) time.Duration {
 			p := putNew(t, d)
 			got := waitFor(t.Context(), d, p.ID)
 			synctest.Wait()
 			time.Sleep(time.Millisecond)
 			start := time.Now()
 			foreign(t, dir, p.ID, approval(p.ID))
-			if event {
-				ring <- fsnotify.Event{Name: filepath.Join(dir, "whatever"), Op: fsnotify.Chmod}
+			if event != "" {
+				ring <- fsnotify.Event{Name: filepath.Join(dir, event), Op: fsnotify.Create}
 			}
 			if r := <-got; r.err != nil {
 				t.Fatalf("Wait = %v", r.err)
@@ -112,14 +112,17 @@ func TestPolling(t *testing.T) {
 				t.Errorf("%s: answered after %v, want between %v and %v", what, got, low, high)
 			}
 		}
-		between("no event yet", latency(false), 1, 50*time.Millisecond)
+		between("no event yet", latency(""), 1, 50*time.Millisecond)
 		ring <- fsnotify.Event{Name: dir, Op: fsnotify.Write} // tells of nothing, proves nothing
-		between("an empty event", latency(false), 1, 50*time.Millisecond)
-		between("an event", latency(true), 0, 0)
-		between("an event missing after one proved itself", latency(false), 500*time.Millisecond, time.Second)
-		between("after the poll found something", latency(false), 1, 50*time.Millisecond)
-		between("an event again", latency(true), 0, 0)
-		between("and none again", latency(false), 500*time.Millisecond, time.Second)
+		between("an empty event", latency(""), 1, 50*time.Millisecond)
+		between("an event", latency("whatever"), 0, 0)
+		between("an event missing after one proved itself", latency(""), 500*time.Millisecond, time.Second)
+		between("after the poll found something", latency(""), 1, 50*time.Millisecond)
+		between("an event again", latency("whatever"), 0, 0)
+		between("and none again", latency(""), 500*time.Millisecond, time.Second)
+		between("after the poll found something again", latency(""), 1, 50*time.Millisecond)
+		between("an event the third time", latency("whatever"), 0, 0)
+		between("an event of what counts nowhere", latency(".other.tmp"), 500*time.Millisecond, time.Second)
 
 		before := adds()
 		lose <- fsnotify.ErrEventOverflow
