@@ -2,9 +2,9 @@ package server
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"sync"
-	"time"
 
 	"github.com/modelcontextprotocol/go-sdk/mcp"
 	"golang.org/x/sync/semaphore"
@@ -46,54 +46,70 @@ func (b *budget) give(n int64) {
 	b.taken -= n
 }
 
-// maxAnswers is how many bytes long answers take in all while they are made and written, and slowAnswer how long one may
-// take to write: with a large Dockerfile in each, a thousand that nobody reads would take gigabytes.
+// maxAnswers is how many bytes long answers take in all while they are made and written: with a large Dockerfile in each, a
+// thousand that nobody reads would take gigabytes.
 const (
 	maxAnswers = 64 << 20
 	copies     = 4 // of an answer, on its way through the encoders
-	slowAnswer = 10 * time.Second
 )
 
-// weighAnswer is what an answer counts: a short one nothing.
-func weighAnswer(res *mcp.CallToolResult) int64 {
-	n := tools.Size(res)
-	if n <= lightBody {
+// weighAnswer is what an answer of that size counts: a short one nothing.
+func weighAnswer(size int) int64 {
+	if size <= lightBody {
 		return 0
 	}
-	return min(int64(n)*copies, maxAnswers)
+	return min(int64(size)*copies, maxAnswers)
 }
 
-var errBusy = errors.New("many long answers are being sent at this moment: call again in some seconds")
-
-// expect takes a place for an answer that is about to be made and written, until it has been or the request ends. It waits for one,
-// but with an answer that went out before and was read again it fails: that would be kept meanwhile.
-func (w *stream) expect(answers *semaphore.Weighted, res *mcp.CallToolResult) error {
-	weight := weighAnswer(res)
-	if weight == 0 || answers.TryAcquire(weight) {
-		return w.owe(answers, weight)
+// room takes a place for an answer that is to go out on w, if there is one.
+func (w *stream) room(answers *semaphore.Weighted, weight int64) bool {
+	if weight > 0 && !answers.TryAcquire(weight) {
+		return false
 	}
-	if d, ok := res.Meta[tools.DecisionKey].(tools.Decision); ok && d.Repeated {
-		return errBusy
-	}
-	if answers.Acquire(w.ctx, weight) != nil {
-		return errClosed
-	}
-	return w.owe(answers, weight)
+	w.owe(answers, weight)
+	return true
 }
 
-func (w *stream) owe(answers *semaphore.Weighted, weight int64) error {
+// owe has a place be given back when an answer has been written, or the request has ended.
+func (w *stream) owe(answers *semaphore.Weighted, weight int64) {
 	if weight == 0 {
-		return nil
+		return
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.over {
+	if w.over { // nobody is there; the answer goes nowhere, or into the store of events, which has limits of its own
 		answers.Release(weight)
-		return errClosed
+		return
 	}
-	w.within = min(w.within, slowAnswer)
 	w.owes = append(w.owes, func() { answers.Release(weight) })
-	return nil
+}
+
+// place waits for a place for an answer that is there already, and is given to many out of one copy. What takes its place when
+// ctx ends first is no delivery.
+func (s *Server) place(ctx context.Context, e *exchange, w *stream, res *mcp.CallToolResult) (*mcp.CallToolResult, error) {
+	weight := weighAnswer(tools.Size(res))
+	if w.room(s.answers, weight) {
+		return res, nil
+	}
+	if !s.calls.delivers(e) {
+		return toolError(tools.ErrBusy), nil // it can be asked for again, and is a copy of its own
+	}
+	if s.answers.Acquire(ctx, weight) != nil {
+		s.calls.undeliver(e)
+		if err := context.Cause(ctx); !errors.Is(err, tools.ErrShutdown) {
+			return nil, err
+		}
+		return restarting(), nil
+	}
+	w.owe(s.answers, weight)
+	return res, nil
+}
+
+// restarting is what whoever waits for a place is told when the server ends.
+func restarting() *mcp.CallToolResult {
+	return &mcp.CallToolResult{Content: []mcp.Content{&mcp.TextContent{
+		Text: "status: pending\n\nThe supervise server is restarting before it could send you its answer. Make the same call again, and you get it.",
+	}}}
 }
 
 // paidLocked gives back the places of answers that have been written; all of them, when the request has ended.

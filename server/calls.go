@@ -3,7 +3,6 @@ package server
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"strings"
 
@@ -64,6 +63,11 @@ func (s *Server) call(ctx context.Context, method string, req mcp.Request, next 
 		OnDelivered: func(f func() (then func(out bool))) { s.calls.onDelivered(e, f) },
 		Holding:     func() { keep(e.post.ctx); e.post.hold() },
 	}
+	placed := false
+	tc.Room = func(size int) bool {
+		placed = s.calls.goesOutOn(e).room(s.answers, weighAnswer(size))
+		return placed
+	}
 	var wait tools.Wait
 	if e.alone {
 		tc.Park = func(w tools.Wait) { wait = w }
@@ -72,9 +76,10 @@ func (s *Server) call(ctx context.Context, method string, req mcp.Request, next 
 	if r, ok := res.(*mcp.CallToolResult); ok && err == nil && wait != nil {
 		s.calls.park(e, &parked{wait: wait, call: &tools.Call{OnDelivered: tc.OnDelivered}, standIn: r})
 	} else if ok && err == nil {
-		if errors.Is(e.post.expect(s.answers, r), errBusy) {
-			res = toolError(errBusy)
-		} // if the request has ended, the SDK keeps the answer for whoever resumes
+		if placed {
+			return res, nil
+		}
+		return s.place(ctx, e, s.calls.goesOutOn(e), r)
 	}
 	return res, err
 }

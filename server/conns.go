@@ -111,6 +111,7 @@ func (cs *conns) answered(nc net.Conn) {
 	defer cs.mu.Unlock()
 	if c := cs.all[nc]; c != nil {
 		c.taken = false
+		c.place = cs.loose.PushBack(c)
 	}
 }
 

@@ -46,6 +46,7 @@ type exchange struct {
 	id       jsonrpc.ID // of that
 	calls    bool       // one of them is tools/call
 	post     *stream
+	out      *stream  // on which answers go out: the POST's, or that of the GET that resumed it last
 	parked   *parked  // its one call waits for a person
 	session  *session // nil without one
 	opened   string   // the session that initialize, in this POST, opened
@@ -86,7 +87,7 @@ func newRegistry(grace, idle time.Duration, maxSessions int, closeSession func(s
 func (r *registry) post(e *exchange, sessionID string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	e.conns = 1
+	e.conns, e.out = 1, e.post
 	e.running = map[*call]bool{}
 	e.answered = map[string]bool{}
 	r.exchanges[e.key] = e
@@ -99,7 +100,7 @@ func (r *registry) post(e *exchange, sessionID string) {
 
 // get registers a GET of a session, and returns the exchange that it resumes, if any. Its leave must follow, unless that one is
 // busy: its connection is still there, of which the SDK does not know when the call is parked.
-func (r *registry) get(sessionID, lastEventID string) (s *session, e *exchange, busy bool) {
+func (r *registry) get(sessionID, lastEventID string, out *stream) (s *session, e *exchange, busy bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	s = r.sessions[sessionID]
@@ -115,6 +116,7 @@ func (r *registry) get(sessionID, lastEventID string) (s *session, e *exchange, 
 	r.touchLocked(s)
 	if e != nil {
 		e.conns++
+		e.out = out
 		r.stopLingerLocked(e)
 	}
 	return s, e, false
@@ -229,6 +231,35 @@ func (r *registry) due(e *exchange, answers string) []func() (then func(out bool
 		return nil
 	}
 	return slices.Clone(e.delivered)
+}
+
+// undeliver forgets what waits for the delivery of e's answers: something else is given in their place. Those of a batch that are
+// given count as lost too, and are given again.
+func (r *registry) undeliver(e *exchange) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	e.delivered = nil
+}
+
+// delivers tells whether something waits for the delivery of e's answers.
+func (r *registry) delivers(e *exchange) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(e.delivered) > 0
+}
+
+// goesOutOn is the stream on which e's answers go out.
+func (r *registry) goesOutOn(e *exchange) *stream {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return e.out
+}
+
+// has tells whether e is still there.
+func (r *registry) has(e *exchange) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.exchanges[e.key] == e
 }
 
 // sent records a message that went out, if that counts any more.

@@ -416,6 +416,9 @@ func (q *request) join(e *exchange) {
 		held := q.s.calls.withhold(e, event, answers, data)
 		if held && e.session != nil {
 			q.s.events.hold(e.session.id, event, true)
+			if !q.s.calls.has(e) { // it was dropped meanwhile
+				q.s.events.hold(e.session.id, event, false)
+			}
 		}
 		return held
 	}
@@ -448,7 +451,7 @@ func (q *request) delete() {
 }
 
 func (q *request) get() {
-	sess, e, busy := q.s.calls.get(q.r.Header.Get(sessionHeader), q.r.Header.Get(eventHeader))
+	sess, e, busy := q.s.calls.get(q.r.Header.Get(sessionHeader), q.r.Header.Get(eventHeader), q.out)
 	if busy {
 		q.handler = http.HandlerFunc(refuseResume)
 		return

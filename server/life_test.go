@@ -338,7 +338,7 @@ func TestCancelled(t *testing.T) {
 			}()
 			<-f.began
 			cancel()
-			if cause := <-f.ended; !errors.Is(cause, context.Canceled) && cause != errHungUp {
+			if cause := <-f.ended; !errors.Is(cause, context.Canceled) && cause != errHungUp && cause != errCancelled {
 				t.Errorf("the call ended with %v", cause)
 			}
 			if err := <-done; !errors.Is(err, context.Canceled) {

@@ -229,17 +229,23 @@ const lastChunk = "0\r\n\r\n"
 // chunkLocked writes to a bare connection.
 func (w *stream) chunkLocked(p []byte, within time.Duration) error {
 	head := append(strconv.AppendInt(make([]byte, 0, 16), int64(len(p)), 16), "\r\n"...)
-	tail := "\r\n"
+	tail := []byte("\r\n")
 	if w.last {
-		tail += lastChunk
+		tail = append(tail, lastChunk...)
 	}
-	w.conn.SetWriteDeadline(time.Now().Add(within))
-	if len(p) <= lightBody {
-		_, err := w.conn.Write(slices.Concat(head, p, []byte(tail)))
+	if len(p) <= piece {
+		w.conn.SetWriteDeadline(time.Now().Add(within))
+		_, err := w.conn.Write(slices.Concat(head, p, tail))
 		return err
 	}
-	bufs := net.Buffers{head, p, []byte(tail)} // a long one is not copied
-	_, err := bufs.WriteTo(w.conn)
+	w.conn.SetWriteDeadline(time.Now().Add(min(within, slowest)))
+	if _, err := w.conn.Write(head); err != nil {
+		return err
+	}
+	if err := inPieces(p, within, w.conn.SetWriteDeadline, w.conn); err != nil {
+		return err
+	}
+	_, err := w.conn.Write(tail)
 	return err
 }
 
@@ -288,17 +294,19 @@ func (q *request) wait() {
 	}
 	defer q.s.calls.finish(q.e, c)
 	if res := p.wait(tools.WithCall(ctx, p.call), q.out.notify); res != nil {
-		q.reply(p, res)
+		q.reply(ctx, p, res)
 	}
 }
 
-func (q *request) reply(p *parked, res *mcp.CallToolResult) {
-	if q.out.expect(q.s.answers, res) != nil {
+func (q *request) reply(ctx context.Context, p *parked, res *mcp.CallToolResult) {
+	res, err := q.s.place(ctx, q.e, q.out, res)
+	if err != nil {
 		return // nobody is there
 	}
 	data, err := p.answer(res)
 	if err != nil {
 		q.s.log.Error("an answer cannot be encoded", "err", err)
+		q.s.calls.undeliver(q.e) // this is not it
 		if data, err = p.answer(toolError(errors.New("the answer cannot be encoded: tell the user"))); err != nil {
 			return
 		}

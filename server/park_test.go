@@ -14,7 +14,6 @@ import (
 	"time"
 
 	"github.com/modelcontextprotocol/go-sdk/mcp"
-	"golang.org/x/sync/semaphore"
 
 	"github.com/bot-bottle/supervise/tools"
 )
@@ -114,7 +113,7 @@ func TestResumeBeforeItWaits(t *testing.T) {
 		ev := readEvents(res.Body)
 		last, _, _ := ev.next()
 		synctest.Wait()
-		sess, e, busy := f.srv.calls.get(id, last) // as a GET does that is slow from here on
+		sess, e, busy := f.srv.calls.get(id, last, &stream{}) // as a GET does that is slow from here on
 		if !busy {
 			f.srv.calls.leave(sess, e, false)
 			t.Error("a stream whose connection lives can be resumed")
@@ -256,7 +255,8 @@ func parks(t *testing.T, wait func(ctx context.Context, call *tools.Call) *mcp.C
 
 // A result that cannot be encoded is an answer too.
 func TestAnswerThatCannotBeEncoded(t *testing.T) {
-	f := parks(t, func(context.Context, *tools.Call) *mcp.CallToolResult {
+	f := parks(t, func(_ context.Context, call *tools.Call) *mcp.CallToolResult {
+		call.OnDelivered(func() func(bool) { t.Error("another answer counts as its delivery"); return func(bool) {} })
 		return &mcp.CallToolResult{StructuredContent: make(chan int)}
 	})
 	res, err := f.send(t.Context(), raw{body: askBody})
@@ -387,10 +387,10 @@ func TestLongAnswers(t *testing.T) {
 		}
 		res.Body.Close()
 		<-f.delivered
-		time.Sleep(slowAnswer)
+		time.Sleep(slowest)
 		synctest.Wait()
 		if n := len(f.notSent); n != places {
-			t.Errorf("%d answers count as not sent after %v, want %d", n, slowAnswer, places)
+			t.Errorf("%d answers count as not sent after %v, want %d", n, slowest, places)
 		}
 		if n := len(f.begun); n != places+3+1 {
 			t.Errorf("%d answers were begun, want all", n)
@@ -398,34 +398,132 @@ func TestLongAnswers(t *testing.T) {
 	})
 }
 
-// What was sent before and is read again for whoever asks does not wait with it.
-func TestLongAnswerAgain(t *testing.T) {
-	s := semaphore.NewWeighted(maxAnswers)
-	w := &stream{ctx: t.Context(), within: time.Minute}
-	res := text(strings.Repeat("<", 100_000))
-	if err := w.expect(s, res); err != nil || w.within != slowAnswer {
-		t.Errorf("expect = %v, within %v", err, w.within)
+// An answer that was read for one call alone does not wait for a place with that, and one that many have a copy of does, but not
+// beyond its call.
+func TestPlaces(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := serve(t, Options{}, true)
+		s := f.srv
+		full := func() int64 { // all places are taken, but so many bytes
+			const left = 1000
+			if !s.answers.TryAcquire(maxAnswers - left) {
+				t.Fatal("places are taken")
+			}
+			return maxAnswers - left
+		}
+		long := func(d tools.Decision) *mcp.CallToolResult {
+			d.FinalFile = strings.Repeat("<", 100_000)
+			return &mcp.CallToolResult{Meta: mcp.Meta{tools.DecisionKey: d}}
+		}
+		e, w := &exchange{}, &stream{}
+		if res, err := s.place(t.Context(), e, w, long(tools.Decision{})); err != nil || res.IsError || len(w.owes) != 1 {
+			t.Errorf("where there is room: %+v, %v, %d places", res, err, len(w.owes))
+		}
+		w.paidLocked(true)
+		taken := full()
+		if res, err := s.place(t.Context(), e, w, long(tools.Decision{})); err != nil || !res.IsError {
+			t.Errorf("one that was read again: %+v, %v, want to be told to call again", res, err)
+		}
+		if res, err := s.place(t.Context(), e, w, text("short")); err != nil || res.IsError {
+			t.Errorf("a short one: %+v, %v", res, err)
+		}
+		for _, cause := range []error{tools.ErrShutdown, errCancelled} {
+			e.delivered = []func() func(bool){func() func(bool) { return nil }}
+			ctx, cancel := context.WithCancelCause(t.Context())
+			type got struct {
+				res *mcp.CallToolResult
+				err error
+			}
+			done := make(chan got, 1)
+			go func() {
+				res, err := s.place(ctx, e, w, long(tools.Decision{}))
+				done <- got{res, err}
+			}()
+			synctest.Wait()
+			if len(done) != 0 {
+				t.Fatal("it does not wait")
+			}
+			cancel(cause)
+			g := <-done
+			if cause == errCancelled && g.err != errCancelled || cause == tools.ErrShutdown && (g.err != nil || !strings.HasPrefix(g.res.Content[0].(*mcp.TextContent).Text, "status: pending\n")) {
+				t.Errorf("%v: %+v, %v", cause, g.res, g.err)
+			}
+			if e.delivered != nil {
+				t.Errorf("%v: what is given in its place counts as its delivery", cause)
+			}
+		}
+		s.answers.Release(taken)
+		if !s.answers.TryAcquire(maxAnswers) {
+			t.Error("places were not given back")
+		}
+		s.answers.Release(maxAnswers)
+	})
+}
+
+// The answer of a call that waits in its handler, as in a batch, is weighed where it goes out: on the GET that resumed it.
+func TestLongAnswerResumed(t *testing.T) {
+	f := serve(t, Options{}, false)
+	f.inline = true
+	id := f.initialize(t)
+	res := f.hold(t, t.Context(), raw{body: askBody, session: id, version: "2025-11-25"})
+	last, _, _ := readEvents(res.Body).next()
+	res.Body.Close()
+	f.srv.calls.mu.Lock()
+	var e *exchange
+	for _, e = range f.srv.calls.exchanges {
 	}
-	if s.TryAcquire(maxAnswers - 4*600_000) {
-		t.Error("it counts less than it takes")
+	f.srv.calls.mu.Unlock()
+	waitFor(t, "the POST to be gone", func() string {
+		f.srv.calls.mu.Lock()
+		defer f.srv.calls.mu.Unlock()
+		if e.conns > 0 {
+			return "it is there"
+		}
+		return ""
+	})
+	again, err := f.send(t.Context(), raw{method: "GET", session: id, version: "2025-11-25", header: map[string]string{"Last-Event-ID": last}})
+	if err != nil {
+		t.Fatal(err)
 	}
-	if !s.TryAcquire(maxAnswers - 4*602_000) {
-		t.Error("it counts more than it takes")
+	defer again.Body.Close()
+	if out := f.srv.calls.goesOutOn(e); out == e.post {
+		t.Error("its answers are weighed on the connection that is gone")
 	}
-	res.Meta = mcp.Meta{tools.DecisionKey: tools.Decision{Repeated: true, FinalFile: strings.Repeat("x", 100_000)}}
-	if err := w.expect(s, res); err != errBusy {
-		t.Errorf("expect = %v, want errBusy", err)
+	f.answer <- "approved"
+	if got := readEvents(again.Body).result(t); got != "approved" {
+		t.Errorf("answer %q", got)
 	}
-	if err := w.expect(s, text("short")); err != nil {
-		t.Errorf("a short one: %v", err)
-	}
-	w.mu.Lock()
-	w.paidLocked(true)
-	w.mu.Unlock()
-	s.Release(maxAnswers - 4*602_000)
-	if !s.TryAcquire(maxAnswers) {
-		t.Error("its place was not given back")
-	}
+	<-f.delivered
+}
+
+// A client that reads slowly has its answer, and one that does not gives its place back.
+func TestSlowReaderOfALongAnswer(t *testing.T) {
+	everyWay(t, func(t *testing.T, inline bool) {
+		synctest.Test(t, func(t *testing.T) {
+			f := serve(t, Options{}, true)
+			f.inline = inline
+			_, br := f.post(t, askBody)
+			res, err := http.ReadResponse(br, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			<-f.began
+			long := strings.Repeat("x", 60_000)
+			f.answer <- long
+			var got []byte
+			buf := make([]byte, piece)
+			for err == nil {
+				time.Sleep(slowest / 8) // a read has 4 KiB
+				var n int
+				n, err = res.Body.Read(buf)
+				got = append(got, buf[:n]...)
+			}
+			if err != io.EOF || !strings.Contains(string(got), long) {
+				t.Errorf("%d bytes, %v, want all", len(got), err)
+			}
+			<-f.delivered
+		})
+	})
 }
 
 // A client that sends something while it reads gets all of its answer: the connection is not reset over that.

@@ -254,7 +254,9 @@ func (s *Server) stop() error {
 	endCtx, cancel := context.WithTimeout(context.Background(), s.opts.Timings.Drain)
 	defer cancel()
 	s.conns.end()
-	if err := s.http.Shutdown(endCtx); err != nil {
+	closeCtx, cancel := context.WithTimeout(endCtx, s.opts.Timings.Drain/2)
+	defer cancel()
+	if err := s.http.Shutdown(closeCtx); err != nil {
 		errs = append(errs, fmt.Errorf("shutting down: closing connections: %w", errors.Join(err, s.http.Close())))
 	}
 	gone := make(chan struct{})

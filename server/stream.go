@@ -7,8 +7,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -164,14 +166,43 @@ func (w *stream) withheld() bool {
 	return w.held
 }
 
+// A long message is written in pieces, each of which has slowest for itself: a client that does not read is to give its place back
+// soon, and one that reads slowly is to have the time of any write.
+const (
+	piece   = 16 << 10
+	slowest = 10 * time.Second
+)
+
+func inPieces(p []byte, within time.Duration, deadline func(time.Time) error, to io.Writer) error {
+	end := time.Now().Add(within)
+	if len(p) <= piece {
+		deadline(end) // an error means that there is no connection, as in a test
+		_, err := to.Write(p)
+		return err
+	}
+	for part := range slices.Chunk(p, piece) {
+		deadline(earlier(end, time.Now().Add(slowest)))
+		if _, err := to.Write(part); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func earlier(a, b time.Time) time.Time {
+	if a.Before(b) {
+		return a
+	}
+	return b
+}
+
 // writeLocked writes and, on an event stream, flushes: the SDK ignores the errors of its own flushes.
 func (w *stream) writeLocked(p []byte, within time.Duration) error {
 	var err error
 	if w.conn != nil {
 		err = w.chunkLocked(p, within)
 	} else {
-		w.rc.SetWriteDeadline(time.Now().Add(within)) // an error means that there is no connection, as in a test
-		if _, err = w.rw.Write(p); err == nil && w.events {
+		if err = inPieces(p, within, w.rc.SetWriteDeadline, w.rw); err == nil && w.events {
 			err = w.flushLocked()
 		}
 	}

@@ -2,6 +2,7 @@ package tools
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -179,6 +180,17 @@ func answer(f facts, r queue.Response, again string) *mcp.CallToolResult {
 		Status: string(r.Status), ProposalID: f.id, Tool: f.tool, Subject: f.subject,
 		Notes: r.Notes, FinalFile: r.FinalFile, Outcome: r.Outcome, DecidedAt: r.DecidedAt, Repeated: again != "",
 	})
+}
+
+// ErrBusy is an answer that was not given for want of room. Nothing is lost: the same call gets it.
+var ErrBusy = errors.New("many long answers are being sent at this moment: call again in some seconds, and you get yours")
+
+// room fails when there is none for the answer that r makes. It must be asked before that counts as on its way.
+func room(ctx context.Context, r queue.Response) error {
+	if c := CallFrom(ctx); c != nil && c.Room != nil && !c.Room(1024+2*sizeInJSON(r.Notes)+sizeInJSON(r.FinalFile)+maxFinalFile) {
+		return ErrBusy
+	}
+	return nil
 }
 
 // Size is about how many bytes a result takes as JSON, at most: a Dockerfile that was edited may be long, and is in it as a whole.

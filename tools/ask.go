@@ -117,7 +117,7 @@ func (t *Tools) look(ctx context.Context, q question) (verdict, error) {
 		if t.archivingOf(rec.id) != nil && !slices.Contains(q.waitedFor, rec.id) {
 			return verdict{giving: rec.id}, nil
 		}
-		e, err := t.opts.Mailbox.Get(ctx, rec.id)
+		e, err := t.get(ctx, rec.id)
 		switch {
 		case errors.Is(err, queue.ErrNotFound):
 			t.forget(rec) // pruned, or removed by hand
@@ -127,10 +127,16 @@ func (t *Tools) look(ctx context.Context, q question) (verdict, error) {
 		case e.Response == nil:
 			return verdict{wait: new(factsOf(e))}, nil
 		case e.Delivered.IsZero():
+			if err := room(ctx, *e.Response); err != nil {
+				return verdict{}, err
+			}
 			return verdict{answer: t.deliver(ctx, factsOf(e), *e.Response)}, nil
 		}
 		since := t.sinceDelivery(rec, e)
 		if since <= t.opts.Redeliver && sameWords(e.Proposal.Justification, q.justification) {
+			if err := room(ctx, *e.Response); err != nil {
+				return verdict{}, err
+			}
 			return verdict{answer: t.repeat(factsOf(e), *e.Response, since)}, nil
 		}
 		rejected := e.Response.Status == queue.Rejected
@@ -141,6 +147,19 @@ func (t *Tools) look(ctx context.Context, q question) (verdict, error) {
 		return verdict{create: true, retry: rejected}, nil
 	}
 	return verdict{create: true}, nil
+}
+
+// maxReads is how many proposals are read at once: an answer may have 2 MiB.
+const maxReads = 8
+
+func (t *Tools) get(ctx context.Context, id queue.ID) (queue.Entry, error) {
+	select {
+	case t.reads <- struct{}{}:
+		defer func() { <-t.reads }()
+	case <-ctx.Done():
+		return queue.Entry{}, context.Cause(ctx)
+	}
+	return t.opts.Mailbox.Get(ctx, id)
 }
 
 func (t *Tools) sinceDelivery(rec *record, e queue.Entry) time.Duration {

@@ -34,7 +34,7 @@ func (t *Tools) await(ctx context.Context, req *mcp.CallToolRequest, in awaitIn)
 	if err := t.archived(ctx, id); err != nil {
 		return nil, nil, err
 	}
-	e, err := t.opts.Mailbox.Get(ctx, id)
+	e, err := t.get(ctx, id)
 	if errors.Is(err, queue.ErrNotFound) || err == nil && e.Proposal.Bottle != t.opts.Bottle {
 		t.observe(Event{Kind: Refused, Tool: Await})
 		return nil, nil, unknownProposal(id)
@@ -45,6 +45,9 @@ func (t *Tools) await(ctx context.Context, req *mcp.CallToolRequest, in awaitIn)
 	if e.Response == nil {
 		t.observe(Event{Kind: Rejoined, Tool: f.tool})
 		return t.wait(ctx, req, f)
+	}
+	if err := room(ctx, *e.Response); err != nil {
+		return nil, nil, err
 	}
 	if e.Delivered.IsZero() {
 		return t.deliver(ctx, f, *e.Response), nil, nil

@@ -79,6 +79,7 @@ type Tools struct {
 	waiting int          // guarded by mu; calls that wait
 	seats   map[seat]int // guarded by mu; the same by session and proposal
 
+	reads     chan struct{}                // a place for each proposal that is being read
 	saving    map[queue.ID]chan struct{}   // guarded by mu; each is closed when that proposal is stored, or is not
 	archiving map[queue.ID][]chan struct{} // guarded by mu; each is closed when that answer is archived
 
@@ -116,6 +117,7 @@ func New(opts Options) (*Tools, error) {
 		seats:  make(map[seat]int),
 
 		saving:    make(map[queue.ID]chan struct{}),
+		reads:     make(chan struct{}, maxReads),
 		archiving: make(map[queue.ID][]chan struct{}),
 	}
 	if t.log == nil {

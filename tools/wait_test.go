@@ -334,6 +334,42 @@ func TestStuckDelivery(t *testing.T) {
 	})
 }
 
+// Where there is no room for an answer that is read for this call alone, nothing of it counts as on its way.
+func TestNoRoom(t *testing.T) {
+	bubble(t, Options{}, func(t *testing.T, r *rig) {
+		var delivered []func() (then func(out bool))
+		roomy, sizes := false, 0
+		r.call = &Call{
+			OnDelivered: func(f func() (then func(out bool))) { delivered = append(delivered, f) },
+			Room:        func(size int) bool { sizes += size; return roomy },
+		}
+		call := r.asked("egress-block", askGitHub)
+		id := r.box.only(t)
+		r.box.respond(t, id, queue.Response{Status: queue.Modified, FinalFile: "{\"host\": \"api.github.com\"}", Notes: strings.Repeat("n", 3000)})
+		if got := <-call; got.meta.Status != "modified" {
+			t.Fatalf("whoever waited got %+v", got)
+		}
+		delivered = nil // it was lost
+		for name, ask := range map[string]func() reply{
+			"the same":       func() reply { return r.do("egress-block", askGitHub) },
+			"await-decision": func() reply { return r.await(id) },
+		} {
+			roomy, sizes = false, 0
+			if got := ask(); !got.isError || !strings.Contains(got.text, "call again in some seconds") || len(delivered) != 0 {
+				t.Errorf("%s without room: %+v, %d on their way", name, got, len(delivered))
+			}
+			if sizes < 3000+27 {
+				t.Errorf("%s asked for room for %d bytes", name, sizes)
+			}
+			roomy = true
+			if got := ask(); got.meta.Status != "modified" || len(delivered) != 1 {
+				t.Errorf("%s with room: %+v, %d on their way", name, got, len(delivered))
+			}
+			delivered = nil
+		}
+	})
+}
+
 // A transport that waits itself gets the wait, and the agent a pending answer if it makes nothing of it. The wait can be left and
 // taken up again, tells of progress, and ends as that of a handler does.
 func TestParked(t *testing.T) {

@@ -112,7 +112,18 @@ func (a *app) serve(ctx context.Context, cfg config.Sidecar, hold func(string) (
 	}
 	if cfg.Metrics != "" {
 		var err error
-		if shown, err = listenMetrics(cfg.Metrics, m.reg, log); err != nil {
+		shown, err = listenMetrics(cfg.Metrics, m.reg, log)
+		if errors.Is(err, syscall.EADDRINUSE) && side.box == nil { // it may be that of the sidecar that this one replaces
+			log.Info("the port of the metrics is taken: waiting for the mailbox, in case another sidecar has both", "addr", cfg.Metrics)
+			if err := side.open(ctx); err != nil {
+				if ctx.Err() != nil {
+					err = nil
+				}
+				return errors.Join(locked(err), side.Close())
+			}
+			shown, err = listenMetrics(cfg.Metrics, m.reg, log)
+		}
+		if err != nil {
 			return errors.Join(hint(err, "SUPERVISE_METRICS, or --metrics, moves it"), side.Close())
 		}
 	}

@@ -156,28 +156,42 @@ func TestSecondSidecar(t *testing.T) {
 
 // A sidecar that is started on the address of the one it replaces waits for it, as one on another address does.
 func TestSidecarIsReplaced(t *testing.T) {
-	w := newWorld(t)
-	w.startProxy()
-	w.startSide()
-	ch := ask(t.Context(), w.connect(versions[0]), "egress-block", args("a.example.com", "x"))
-	id := w.queued(1)
-	first := w.side
-	second := start(t, []string{"SUPERVISE_BOTTLE_SLUG=web", "SUPERVISE_QUEUE_DIR=" + w.path("queue/web"), "SUPERVISE_BIND=127.0.0.1", "SUPERVISE_PORT=" + w.port}, "serve")
-	second.says("the port is taken")
-	if code := first.end(syscall.SIGTERM); code != 0 {
-		t.Errorf("the first one: exit %d, want 0", code)
-	}
-	if a := get(t, ch); !strings.HasPrefix(a.text, "status: pending\n") {
-		t.Errorf("answer: %s", a.text)
-	}
-	second.says("listening on ")
-	ch = ask(t.Context(), w.connect(versions[0]), "await-decision", map[string]any{"proposal_id": id})
-	w.must("approve", id, "--yes")
-	if a := get(t, ch); !strings.HasPrefix(a.text, "status: approved\n") {
-		t.Errorf("answer: %s", a.text)
-	}
-	if code := second.end(syscall.SIGTERM); code != 0 {
-		t.Errorf("the second one: exit %d, want 0", code)
+	for _, how := range []string{"all the same", "another port", "another port, with metrics"} {
+		t.Run(how, func(t *testing.T) {
+			w := newWorld(t)
+			w.startProxy()
+			env := []string{"SUPERVISE_BOTTLE_SLUG=web", "SUPERVISE_QUEUE_DIR=" + w.path("queue/web"), "SUPERVISE_BIND=127.0.0.1"}
+			if how != "another port" {
+				env = append(env, "SUPERVISE_METRICS=127.0.0.1:"+freePort(t))
+			}
+			w.startSide(env...)
+			ch := ask(t.Context(), w.connect(versions[0]), "egress-block", args("a.example.com", "x"))
+			id := w.queued(1)
+			if how != "all the same" {
+				w.port = freePort(t)
+			}
+			first, second := w.side, start(t, append(env, "SUPERVISE_PORT="+w.port), "serve")
+			if how == "all the same" {
+				second.says("the port is taken")
+			} else {
+				second.says("listening on |port of the metrics is taken")
+			}
+			if code := first.end(syscall.SIGTERM); code != 0 {
+				t.Errorf("the first one: exit %d, want 0", code)
+			}
+			if a := get(t, ch); !strings.HasPrefix(a.text, "status: pending\n") {
+				t.Errorf("answer: %s", a.text)
+			}
+			w.sideURL = "http://" + second.says(`listening on (127\.0\.0\.1:\d+)`) + "/"
+			ch = ask(t.Context(), w.connect(versions[0]), "await-decision", map[string]any{"proposal_id": id})
+			w.must("approve", id, "--yes")
+			if a := get(t, ch); !strings.HasPrefix(a.text, "status: approved\n") {
+				t.Errorf("answer: %s", a.text)
+			}
+			if code := second.end(syscall.SIGTERM); code != 0 {
+				t.Errorf("the second one: exit %d, want 0", code)
+			}
+		})
 	}
 }
 

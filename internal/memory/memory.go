@@ -16,8 +16,11 @@ const ballast = 24 << 20
 
 const (
 	every = 2 * time.Second
-	least = 4 << 20  // bytes that are worth a collection
-	busy  = 16 << 20 // bytes allocated between two looks: they would be needed again at once
+	least = 4 << 20          // bytes that are worth a collection
+	busy  = 16 << 20         // bytes allocated between two looks: they would be needed again at once
+	large = 64 << 20         // bytes found in use by the last collection, which may have been at a peak
+	again = 10 * time.Second // after the last time, to look whether it still is; twice as long each time that most is
+	late  = 2 * time.Minute  // when the runtime collects by itself
 )
 
 // heap is what the runtime says of its memory, in bytes.
@@ -45,6 +48,7 @@ func run(ctx context.Context, look func() heap, free func()) {
 	tick := time.NewTicker(every)
 	defer tick.Stop()
 	before := look()
+	last, wait := time.Now(), again
 	for {
 		select {
 		case <-ctx.Done():
@@ -52,12 +56,20 @@ func run(ctx context.Context, look func() heap, free func()) {
 		case <-tick.C:
 		}
 		now := look()
-		if now.allocated-before.allocated < busy && now.held > now.live+max(least, now.live/4) {
+		calm, much := now.allocated-before.allocated < busy, now.held > now.live+max(least, now.live/4)
+		if !calm || much {
+			wait = again
+		}
+		if calm && (much || now.live > large && time.Since(last) >= wait) {
+			had := now.live
 			// Again while it helps: net/http keeps the buffers of connections that are gone over one collection, 10 KiB each.
 			for was := now.live + least; now.live+least <= was; {
 				was = now.live
 				free()
 				now = look()
+			}
+			if last = time.Now(); !much && now.live > had/4*3 {
+				wait = min(2*wait, late)
 			}
 		}
 		before = now

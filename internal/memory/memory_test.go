@@ -63,6 +63,14 @@ func TestTrim(t *testing.T) {
 			{100, 1, 5, 2, "the crowd is answered"},
 			{0, 1, 3, 5, "the crowd has gone, and its buffers go with the second collection; the third finds no more"},
 			{0, 1, 1000, 5, "nothing happens"},
+			{100, 100, 5, 5, "a large crowd comes"},
+			{0, 100, 1, 6, "it waits"},
+			{0, 1, 4, 6, "it goes, of which the heap says nothing"},
+			{0, 1, 1, 8, "but one looks after ten seconds, and once more, since that helped"},
+			{100, 200, 5, 8, "another comes"},
+			{0, 200, 1, 9, "it waits"},
+			{0, 200, 300, 16, "and stays: after 10, 30, 70, 150 s, and then every two minutes one looks in vain"},
+			{0, 1, 60, 18, "until it goes"},
 		} {
 			for range step.ticks {
 				h.allocate(step.each*mib, step.live*mib)
