@@ -34,6 +34,11 @@ type heap struct {
 // many calls, or to answer them, is many times what it takes to wait; the runtime by itself keeps it for the next peak, which
 // may never come, and lets as much again pile up before it collects.
 func Run(ctx context.Context) {
+	select { // so much at once has the collector run, and somebody may wait for the start
+	case <-ctx.Done():
+		return
+	case <-time.After(every):
+	}
 	b := make([]byte, ballast)
 	run(ctx, func() heap {
 		h := now()
