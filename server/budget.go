@@ -61,20 +61,25 @@ func weighAnswer(size int) int64 {
 	return min(int64(size)*copies, maxAnswers)
 }
 
-// room takes a place for an answer that is to go out on w, if there is one.
-func (w *stream) room(answers *semaphore.Weighted, weight int64) bool {
-	if weight > 0 && !answers.TryAcquire(weight) {
-		return false
+// errLongInBatch: an answer's place is given back when it has been written, and of several in a body nobody here knows which that is.
+var errLongInBatch = errors.New("this answer is long: fetch it with await-decision, or the same call, in a request of its own")
+
+// room takes a place for e's answer, if there is one.
+func (s *Server) room(e *exchange, weight int64) error {
+	switch {
+	case weight == 0:
+		return nil
+	case !e.alone:
+		return errLongInBatch
+	case !s.answers.TryAcquire(weight):
+		return tools.ErrBusy
 	}
-	w.owe(answers, weight)
-	return true
+	s.calls.goesOutOn(e).owe(s.answers, weight)
+	return nil
 }
 
-// owe has a place be given back when an answer has been written, or the request has ended.
+// owe has a place be given back when the request's answer has been written, or the request has ended.
 func (w *stream) owe(answers *semaphore.Weighted, weight int64) {
-	if weight == 0 {
-		return
-	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.over { // nobody is there; the answer goes nowhere, or into the store of events, which has limits of its own
@@ -84,43 +89,34 @@ func (w *stream) owe(answers *semaphore.Weighted, weight int64) {
 	w.owes = append(w.owes, func() { answers.Release(weight) })
 }
 
-// place waits for a place for an answer that is there already, and is given to many out of one copy. What takes its place when
-// ctx ends first is no delivery.
-func (s *Server) place(ctx context.Context, e *exchange, w *stream, res *mcp.CallToolResult) (*mcp.CallToolResult, error) {
+func (w *stream) paidLocked() {
+	for _, pay := range w.owes {
+		pay()
+	}
+	w.owes = nil
+}
+
+// place waits for a place for an answer that is there already, and is given to many out of one copy. What takes the answer's place
+// is no delivery.
+func (s *Server) place(ctx context.Context, e *exchange, res *mcp.CallToolResult) (*mcp.CallToolResult, error) {
 	weight := weighAnswer(tools.Size(res))
-	if w.room(s.answers, weight) {
+	err := s.room(e, weight)
+	switch {
+	case err == nil:
 		return res, nil
-	}
-	if !s.calls.delivers(e) {
-		return toolError(tools.ErrBusy), nil // it can be asked for again, and is a copy of its own
-	}
-	if s.answers.Acquire(ctx, weight) != nil {
+	case errors.Is(err, tools.ErrBusy) && s.calls.delivers(e):
+		if s.answers.Acquire(ctx, weight) == nil {
+			s.calls.goesOutOn(e).owe(s.answers, weight)
+			return res, nil
+		}
 		s.calls.undeliver(e)
-		if err := context.Cause(ctx); !errors.Is(err, tools.ErrShutdown) {
-			return nil, err
+		if cause := context.Cause(ctx); !errors.Is(cause, tools.ErrShutdown) {
+			return nil, cause
 		}
-		return restarting(), nil
+		return tools.Postponed(res), nil
 	}
-	w.owe(s.answers, weight)
-	return res, nil
-}
-
-// restarting is what whoever waits for a place is told when the server ends.
-func restarting() *mcp.CallToolResult {
-	return &mcp.CallToolResult{Content: []mcp.Content{&mcp.TextContent{
-		Text: "status: pending\n\nThe supervise server is restarting before it could send you its answer. Make the same call again, and you get it.",
-	}}}
-}
-
-// paidLocked gives back the places of answers that have been written; all of them, when the request has ended.
-func (w *stream) paidLocked(all bool) {
-	for len(w.owes) > 0 {
-		w.owes[0]()
-		w.owes = w.owes[1:]
-		if !all {
-			return
-		}
-	}
+	s.calls.undeliver(e)
+	return toolError(err), nil // it can be asked for again
 }
 
 // body is a request's, read already.

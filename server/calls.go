@@ -64,9 +64,10 @@ func (s *Server) call(ctx context.Context, method string, req mcp.Request, next 
 		Holding:     func() { keep(e.post.ctx); e.post.hold() },
 	}
 	placed := false
-	tc.Room = func(size int) bool {
-		placed = s.calls.goesOutOn(e).room(s.answers, weighAnswer(size))
-		return placed
+	tc.Room = func(size int) error {
+		err := s.room(e, weighAnswer(size))
+		placed = err == nil
+		return err
 	}
 	var wait tools.Wait
 	if e.alone {
@@ -79,7 +80,7 @@ func (s *Server) call(ctx context.Context, method string, req mcp.Request, next 
 		if placed {
 			return res, nil
 		}
-		return s.place(ctx, e, s.calls.goesOutOn(e), r)
+		return s.place(ctx, e, r)
 	}
 	return res, err
 }

@@ -233,19 +233,19 @@ func (w *stream) chunkLocked(p []byte, within time.Duration) error {
 	if w.last {
 		tail = append(tail, lastChunk...)
 	}
-	if len(p) <= piece {
-		w.conn.SetWriteDeadline(time.Now().Add(within))
-		_, err := w.conn.Write(slices.Concat(head, p, tail))
-		return err
+	end := time.Now().Add(within)
+	if all := (len(p) - 1) / piece * piece; all > 0 { // pieces but the last, which goes out with the tail
+		w.conn.SetWriteDeadline(earlier(end, time.Now().Add(slowest)))
+		if _, err := w.conn.Write(head); err != nil {
+			return err
+		}
+		if err := inPieces(p[:all], end, w.conn.SetWriteDeadline, w.conn); err != nil {
+			return err
+		}
+		p, head, end = p[all:], nil, earlier(end, time.Now().Add(slowest))
 	}
-	w.conn.SetWriteDeadline(time.Now().Add(min(within, slowest)))
-	if _, err := w.conn.Write(head); err != nil {
-		return err
-	}
-	if err := inPieces(p, within, w.conn.SetWriteDeadline, w.conn); err != nil {
-		return err
-	}
-	_, err := w.conn.Write(tail)
+	w.conn.SetWriteDeadline(end)
+	_, err := w.conn.Write(slices.Concat(head, p, tail))
 	return err
 }
 
@@ -299,7 +299,7 @@ func (q *request) wait() {
 }
 
 func (q *request) reply(ctx context.Context, p *parked, res *mcp.CallToolResult) {
-	res, err := q.s.place(ctx, q.e, q.out, res)
+	res, err := q.s.place(ctx, q.e, res)
 	if err != nil {
 		return // nobody is there
 	}

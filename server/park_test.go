@@ -415,16 +415,21 @@ func TestPlaces(t *testing.T) {
 			d.FinalFile = strings.Repeat("<", 100_000)
 			return &mcp.CallToolResult{Meta: mcp.Meta{tools.DecisionKey: d}}
 		}
-		e, w := &exchange{}, &stream{}
-		if res, err := s.place(t.Context(), e, w, long(tools.Decision{})); err != nil || res.IsError || len(w.owes) != 1 {
+		w := &stream{}
+		e := &exchange{alone: true, out: w}
+		if res, err := s.place(t.Context(), e, long(tools.Decision{})); err != nil || res.IsError || len(w.owes) != 1 {
 			t.Errorf("where there is room: %+v, %v, %d places", res, err, len(w.owes))
 		}
-		w.paidLocked(true)
+		w.paidLocked()
+		batch := &exchange{out: &stream{}, delivered: []func() func(bool){nil}}
+		if res, err := s.place(t.Context(), batch, long(tools.Decision{})); err != nil || !res.IsError || len(batch.out.owes) != 0 || batch.delivered != nil {
+			t.Errorf("in a batch: %+v, %v, want to be told to fetch it alone, and nothing delivered", res, err)
+		}
 		taken := full()
-		if res, err := s.place(t.Context(), e, w, long(tools.Decision{})); err != nil || !res.IsError {
+		if res, err := s.place(t.Context(), e, long(tools.Decision{})); err != nil || !res.IsError {
 			t.Errorf("one that was read again: %+v, %v, want to be told to call again", res, err)
 		}
-		if res, err := s.place(t.Context(), e, w, text("short")); err != nil || res.IsError {
+		if res, err := s.place(t.Context(), e, text("short")); err != nil || res.IsError {
 			t.Errorf("a short one: %+v, %v", res, err)
 		}
 		for _, cause := range []error{tools.ErrShutdown, errCancelled} {
@@ -436,7 +441,7 @@ func TestPlaces(t *testing.T) {
 			}
 			done := make(chan got, 1)
 			go func() {
-				res, err := s.place(ctx, e, w, long(tools.Decision{}))
+				res, err := s.place(ctx, e, long(tools.Decision{Status: "modified", ProposalID: "p1", Tool: "capability-block", Subject: "the Dockerfile"}))
 				done <- got{res, err}
 			}()
 			synctest.Wait()
@@ -445,7 +450,7 @@ func TestPlaces(t *testing.T) {
 			}
 			cancel(cause)
 			g := <-done
-			if cause == errCancelled && g.err != errCancelled || cause == tools.ErrShutdown && (g.err != nil || !strings.HasPrefix(g.res.Content[0].(*mcp.TextContent).Text, "status: pending\n")) {
+			if cause == errCancelled && g.err != errCancelled || cause == tools.ErrShutdown && (g.err != nil || !strings.HasPrefix(g.res.Content[0].(*mcp.TextContent).Text, "status: pending\nproposal_id: p1\n")) {
 				t.Errorf("%v: %+v, %v", cause, g.res, g.err)
 			}
 			if e.delivered != nil {
@@ -549,4 +554,25 @@ func TestMoreWhileReading(t *testing.T) {
 	if err != nil || !strings.Contains(string(all), long) || !strings.HasSuffix(string(all), "\r\n0\r\n\r\n") {
 		t.Errorf("%d bytes, %v, want all of it", len(all), err)
 	}
+}
+
+// A place is given back when the answer has been written, however long it turned out, also of a call that waits in its handler.
+func TestPlaceIsGivenBack(t *testing.T) {
+	everyWay(t, func(t *testing.T, inline bool) {
+		synctest.Test(t, func(t *testing.T) {
+			f := serve(t, Options{}, true)
+			f.inline = inline
+			res := f.hold(t, t.Context(), raw{body: askBody})
+			f.answer <- strings.Repeat("\n", 10_000) // 60,000 by our count, 20,000 on the wire
+			if got := readEvents(res.Body).result(t); len(got) != 10_000 {
+				t.Errorf("%d bytes", len(got))
+			}
+			res.Body.Close()
+			<-f.delivered
+			synctest.Wait()
+			if !f.srv.answers.TryAcquire(maxAnswers) {
+				t.Error("a place is still taken")
+			}
+		})
+	})
 }

@@ -52,7 +52,7 @@ type stream struct {
 	over      bool       // the request has ended, or the connection is broken
 	broken    bool       // the connection is
 	last      bool       // the response ends with what is written next
-	owes      []func()   // give back the places of long answers that are not written yet
+	owes      []func()   // give back the place of a long answer that is not written yet
 	held      bool       // a message was withheld
 	prime     []byte     // the SDK's first event, which only tells its id: it goes out with the next one, whose headers are better known
 	primeID   string
@@ -150,8 +150,8 @@ func (w *stream) sendLocked(name, answers string, data []byte) error {
 		data = append(prime, data...)
 	}
 	err := w.writeLocked(data, w.within)
-	if len(data) > lightBody {
-		w.paidLocked(false)
+	if answers != "" {
+		w.paidLocked()
 	}
 	for _, f := range sent {
 		f(live && err == nil)
@@ -167,21 +167,21 @@ func (w *stream) withheld() bool {
 }
 
 // A long message is written in pieces, each of which has slowest for itself: a client that does not read is to give its place back
-// soon, and one that reads slowly is to have the time of any write.
+// soon, and one that reads slowly is to have the time of any write. The system tells of what was read in steps of up to 64 KiB, so
+// that 4 KiB a second are needed.
 const (
 	piece   = 16 << 10
-	slowest = 10 * time.Second
+	slowest = 20 * time.Second
 )
 
-func inPieces(p []byte, within time.Duration, deadline func(time.Time) error, to io.Writer) error {
-	end := time.Now().Add(within)
-	if len(p) <= piece {
-		deadline(end) // an error means that there is no connection, as in a test
-		_, err := to.Write(p)
-		return err
-	}
+func inPieces(p []byte, end time.Time, deadline func(time.Time) error, to io.Writer) error {
+	long := len(p) >= piece
 	for part := range slices.Chunk(p, piece) {
-		deadline(earlier(end, time.Now().Add(slowest)))
+		by := end
+		if long {
+			by = earlier(end, time.Now().Add(slowest))
+		}
+		deadline(by) // an error means that there is no connection, as in a test
 		if _, err := to.Write(part); err != nil {
 			return err
 		}
@@ -202,7 +202,7 @@ func (w *stream) writeLocked(p []byte, within time.Duration) error {
 	if w.conn != nil {
 		err = w.chunkLocked(p, within)
 	} else {
-		if err = inPieces(p, within, w.rc.SetWriteDeadline, w.rw); err == nil && w.events {
+		if err = inPieces(p, time.Now().Add(within), w.rc.SetWriteDeadline, w.rw); err == nil && w.events {
 			err = w.flushLocked()
 		}
 	}
@@ -291,7 +291,7 @@ func (w *stream) end() (final bool) {
 		w.sendLocked("", "", nil)
 	}
 	w.over = true
-	w.paidLocked(true)
+	w.paidLocked()
 	w.beats.remove(w)
 	if w.conn == nil {
 		w.rc.SetWriteDeadline(time.Now().Add(w.within)) // for what net/http writes to end the response

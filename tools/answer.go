@@ -182,15 +182,22 @@ func answer(f facts, r queue.Response, again string) *mcp.CallToolResult {
 	})
 }
 
-// ErrBusy is an answer that was not given for want of room. Nothing is lost: the same call gets it.
+// ErrBusy is why an answer is not given, for want of room. Nothing is lost: the same call gets it.
 var ErrBusy = errors.New("many long answers are being sent at this moment: call again in some seconds, and you get yours")
 
 // room fails when there is none for the answer that r makes. It must be asked before that counts as on its way.
 func room(ctx context.Context, r queue.Response) error {
-	if c := CallFrom(ctx); c != nil && c.Room != nil && !c.Room(1024+2*sizeInJSON(r.Notes)+sizeInJSON(r.FinalFile)+maxFinalFile) {
-		return ErrBusy
+	if c := CallFrom(ctx); c != nil && c.Room != nil {
+		return c.Room(1024 + 2*sizeInJSON(r.Notes) + sizeInJSON(r.FinalFile) + maxFinalFile)
 	}
 	return nil
+}
+
+// Postponed is what is given instead of the answer res when the server ends before that could go out.
+func Postponed(res *mcp.CallToolResult) *mcp.CallToolResult {
+	d, _ := res.Meta[DecisionKey].(Decision)
+	r := waits(facts{id: d.ProposalID, tool: d.Tool, subject: d.Subject}, "the supervise server is restarting")
+	return r
 }
 
 // Size is about how many bytes a result takes as JSON, at most: a Dockerfile that was edited may be long, and is in it as a whole.

@@ -18,9 +18,9 @@ type Call struct {
 	// after the response has ended, so that its client does not wait for it; else with false, and f may then run again, on another
 	// connection. Nil: delivered at return.
 	OnDelivered func(f func() (then func(out bool)))
-	// Room is asked before an answer of that many bytes is made of what was read for it, and tells whether there is room for it:
-	// answers that nobody reads must not take all memory. Nil: there is.
-	Room func(size int) bool
+	// Room is asked before an answer of that many bytes is made of what was read for it, and fails when there is none for it, which the
+	// agent is told: answers that nobody reads must not take all memory. Nil: there is room.
+	Room func(size int) error
 	// Holding is called (once or more, from any goroutine) when the call starts to wait for a person: the
 	// response headers then go out, which clients want within a minute. Nil: nothing to do.
 	Holding func()

@@ -341,7 +341,12 @@ func TestNoRoom(t *testing.T) {
 		roomy, sizes := false, 0
 		r.call = &Call{
 			OnDelivered: func(f func() (then func(out bool))) { delivered = append(delivered, f) },
-			Room:        func(size int) bool { sizes += size; return roomy },
+			Room: func(size int) error {
+				if sizes += size; !roomy {
+					return ErrBusy
+				}
+				return nil
+			},
 		}
 		call := r.asked("egress-block", askGitHub)
 		id := r.box.only(t)
