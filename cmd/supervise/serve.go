@@ -107,25 +107,33 @@ func (a *app) serve(ctx context.Context, cfg config.Sidecar, hold func(string) (
 			Ready: func() error { return mailboxThere(cfg.QueueDir) },
 		},
 	}, log)
-	if err := listenOrReplace(ctx, side, cfg); err != nil || side.srv == nil {
-		return err
-	}
-	if cfg.Metrics != "" {
-		var err error
-		shown, err = listenMetrics(cfg.Metrics, m.reg, log)
-		if errors.Is(err, syscall.EADDRINUSE) && side.box == nil { // it may be that of the sidecar that this one replaces
-			log.Info("the port of the metrics is taken: waiting for the mailbox, in case another sidecar has both", "addr", cfg.Metrics)
-			if err := side.open(ctx); err != nil {
-				if ctx.Err() != nil {
-					err = nil
-				}
-				return errors.Join(locked(err), side.Close())
+	var err error
+	if m != nil {
+		err = listenOrReplace(ctx, side, cfg.Metrics, func() (err error) {
+			if shown, err = listenMetrics(cfg.Metrics, m.reg, log); err != nil {
+				return hint(err, "SUPERVISE_METRICS, or --metrics, moves it")
 			}
-			shown, err = listenMetrics(cfg.Metrics, m.reg, log)
+			return nil
+		})
+	}
+	if err == nil {
+		err = listenOrReplace(ctx, side, cfg.Addr(), func() error {
+			err := side.listen()
+			if errors.Is(err, syscall.EADDRINUSE) {
+				return hint(err, "something else listens there; SUPERVISE_PORT, or --port, moves the sidecar")
+			}
+			return err
+		})
+	}
+	if err != nil {
+		err = locked(errors.Join(err, side.Close()))
+		if shown != nil {
+			err = errors.Join(err, shown.ln.Close())
 		}
-		if err != nil {
-			return errors.Join(hint(err, "SUPERVISE_METRICS, or --metrics, moves it"), side.Close())
+		if ctx.Err() != nil {
+			return nil // it was stopped before it served
 		}
+		return err
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return side.Run(ctx) })
@@ -151,26 +159,18 @@ func (a *app) serve(ctx context.Context, cfg config.Sidecar, hold func(string) (
 	return locked(g.Wait())
 }
 
-// listenOrReplace has side listen; if ctx ends before it does, side.srv is nil. Where the port is taken, perhaps by the sidecar that this one replaces, it takes the mailbox first, which
-// that one gives back last.
-func listenOrReplace(ctx context.Context, side *sidecar, cfg config.Sidecar) error {
-	err := side.listen()
-	if !errors.Is(err, syscall.EADDRINUSE) {
+// listenOrReplace listens. Where addr is taken, perhaps by the sidecar that this one replaces, it takes the mailbox first, which that one
+// gives back last.
+func listenOrReplace(ctx context.Context, side *sidecar, addr string, listen func() error) error {
+	err := listen()
+	if !errors.Is(err, syscall.EADDRINUSE) || side.box != nil {
 		return err
 	}
-	side.log.Info("the port is taken: waiting for the mailbox, in case another sidecar has both", "addr", cfg.Addr())
+	side.log.Info("the port is taken: waiting for the mailbox, in case another sidecar has both", "addr", addr)
 	if err := side.open(ctx); err != nil {
-		if ctx.Err() != nil {
-			return nil
-		}
-		return locked(err)
+		return err
 	}
-	if err := side.listen(); errors.Is(err, syscall.EADDRINUSE) {
-		return errors.Join(hint(err, "something else listens there; SUPERVISE_PORT, or --port, moves the sidecar"), side.box.Close())
-	} else if err != nil {
-		return errors.Join(err, side.box.Close())
-	}
-	return nil
+	return listen()
 }
 
 func locked(err error) error {

@@ -100,8 +100,10 @@ func (s *sidecar) Run(ctx context.Context) error {
 }
 
 // Close gives up a sidecar that never ran.
-func (s *sidecar) Close() error {
-	err := s.srv.Close()
+func (s *sidecar) Close() (err error) {
+	if s.srv != nil {
+		err = s.srv.Close()
+	}
 	if s.box != nil {
 		err = errors.Join(err, s.box.Close())
 	}
