@@ -86,15 +86,21 @@ func (s *eventStore) trimLocked() {
 	}
 }
 
+// findLocked returns the stream of an event, and which of its events that is; nil: it is not kept, or the event has no number.
+func (s *eventStore) findLocked(session, event string) (el *list.Element, index int) {
+	name, number, _ := strings.Cut(event, "_")
+	index, err := strconv.Atoi(number)
+	if err != nil {
+		return nil, 0
+	}
+	return s.byKey[streamKey{session, name}], index
+}
+
 // hold says whether a person is waited for on the stream of an event.
 func (s *eventStore) hold(session, event string, held bool) {
-	name, _, numbered := strings.Cut(event, "_")
-	if !numbered {
-		return
-	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	el := s.byKey[streamKey{session, name}]
+	el, _ := s.findLocked(session, event)
 	if el == nil {
 		return
 	}
@@ -113,14 +119,9 @@ func (s *eventStore) hold(session, event string, held bool) {
 
 // replace puts other data in an event's place, if it is still kept.
 func (s *eventStore) replace(session, event string, data []byte) {
-	name, index, _ := strings.Cut(event, "_")
-	n, err := strconv.Atoi(index)
-	if err != nil {
-		return
-	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	el := s.byKey[streamKey{session, name}]
+	el, n := s.findLocked(session, event)
 	if el == nil {
 		return
 	}

@@ -158,16 +158,36 @@ type message struct {
 
 // UnmarshalJSON reads exactly the names that the SDK does, which encoding/json would find in any case.
 func (m *message) UnmarshalJSON(data []byte) error {
-	var fields map[string]json.RawMessage
-	if err := json.Unmarshal(data, &fields); err != nil {
-		return err
+	dec := json.NewDecoder(bytes.NewReader(data))
+	if t, err := dec.Token(); err != nil || t == nil {
+		return err // null is no message, and the SDK says so
+	} else if t != json.Delim('{') {
+		return errors.New("a message must be an object")
 	}
-	m.ID = fields["id"]
-	if method := fields["method"]; method != nil {
-		return json.Unmarshal(method, &m.Method)
+	for dec.More() {
+		key, err := dec.Token()
+		if err != nil {
+			return err
+		}
+		var v any = new(skipped) // a megabyte of keys is not to become a map
+		switch key {
+		case "id":
+			m.ID = nil
+			v = &m.ID
+		case "method":
+			m.Method = ""
+			v = &m.Method
+		}
+		if err := dec.Decode(v); err != nil {
+			return err
+		}
 	}
 	return nil
 }
+
+type skipped struct{}
+
+func (*skipped) UnmarshalJSON([]byte) error { return nil }
 
 // peek returns the messages of a body. What it cannot read must not reach the SDK, which reads some of it, such as what has more
 // behind it, and would do so without any of our limits.

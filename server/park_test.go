@@ -30,6 +30,18 @@ func (f *fixture) post(t *testing.T, body string) (net.Conn, *bufio.Reader) {
 	return conn, bufio.NewReader(conn)
 }
 
+// held is post of a call that waits, up to the headers of its response.
+func (f *fixture) held(t *testing.T) (net.Conn, *bufio.Reader, *http.Response) {
+	t.Helper()
+	conn, br := f.post(t, askBody)
+	res, err := http.ReadResponse(br, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	<-f.began
+	return conn, br, res
+}
+
 // What an agent chooses and a held call keeps is short: an id is, whatever the body's other keys look like.
 func TestLongID(t *testing.T) {
 	f := serve(t, Options{}, false)
@@ -132,12 +144,7 @@ func TestResumeBeforeItWaits(t *testing.T) {
 func TestMoreAfterTheRequest(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := serve(t, Options{}, true)
-		conn, br := f.post(t, askBody)
-		res, err := http.ReadResponse(br, nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		<-f.began
+		conn, _, res := f.held(t)
 		for _, more := range []string{"\r\n", "GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"} {
 			if _, err := io.WriteString(conn, more); err != nil {
 				t.Fatal(err)
@@ -153,11 +160,7 @@ func TestMoreAfterTheRequest(t *testing.T) {
 		}
 		<-f.delivered
 
-		conn, br = f.post(t, askBody)
-		if _, err := http.ReadResponse(br, nil); err != nil {
-			t.Fatal(err)
-		}
-		<-f.began
+		conn, _, _ = f.held(t)
 		go io.WriteString(conn, strings.Repeat("x", 1<<20)) // no end of it is one
 		<-f.ended
 	})
@@ -170,12 +173,8 @@ func TestDeliveryBeginsBeforeTheAnswer(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			f := serve(t, Options{}, true)
 			f.inline = inline
-			conn, br := f.post(t, askBody)
-			if _, err := http.ReadResponse(br, nil); err != nil {
-				t.Fatal(err)
-			}
+			conn, br, _ := f.held(t)
 			br.ReadString('\n') // what is in the buffer; nothing is read from here on
-			<-f.began
 			f.answer <- "approved"
 			synctest.Wait()
 			if len(f.begun) != 1 {
@@ -198,11 +197,7 @@ func TestShutdownWithStuckAnswer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := serve(t, Options{}, true)
 		f.fails = true
-		_, br := f.post(t, askBody)
-		if _, err := http.ReadResponse(br, nil); err != nil {
-			t.Fatal(err)
-		}
-		<-f.began
+		f.held(t)
 		f.answer <- "approved"
 		synctest.Wait() // it is being written
 		if err := f.stop(); err == nil || !strings.Contains(err.Error(), "1 calls could not be answered") {
@@ -366,11 +361,7 @@ func TestLongAnswers(t *testing.T) {
 		long := strings.Repeat("x", 2<<20)
 		places := maxAnswers / (copies * (len(long) + 1024))
 		for range places + 3 {
-			_, br := f.post(t, askBody)
-			if _, err := http.ReadResponse(br, nil); err != nil {
-				t.Fatal(err)
-			}
-			<-f.began
+			f.held(t)
 		}
 		for range places + 3 {
 			f.answer <- long
@@ -507,12 +498,8 @@ func TestSlowReaderOfALongAnswer(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			f := serve(t, Options{}, true)
 			f.inline = inline
-			_, br := f.post(t, askBody)
-			res, err := http.ReadResponse(br, nil)
-			if err != nil {
-				t.Fatal(err)
-			}
-			<-f.began
+			_, _, res := f.held(t)
+			var err error
 			long := strings.Repeat("x", 60_000)
 			f.answer <- long
 			var got []byte

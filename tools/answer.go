@@ -196,8 +196,7 @@ func room(ctx context.Context, r queue.Response) error {
 // Postponed is what is given instead of the answer res when the server ends before that could go out.
 func Postponed(res *mcp.CallToolResult) *mcp.CallToolResult {
 	d, _ := res.Meta[DecisionKey].(Decision)
-	r := waits(facts{id: d.ProposalID, tool: d.Tool, subject: d.Subject}, "the supervise server is restarting")
-	return r
+	return waits(facts{id: d.ProposalID, tool: d.Tool, subject: d.Subject}, "the supervise server is restarting")
 }
 
 // Size is about how many bytes a result takes as JSON, at most: a Dockerfile that was edited may be long, and is in it as a whole.
