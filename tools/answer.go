@@ -136,7 +136,8 @@ func (t *Tools) markDelivered(id queue.ID) (first bool) {
 	}
 	first = rec.delivered.IsZero()
 	if first {
-		rec.delivered = time.Now()
+		t.records.deliver(rec)
+		t.sweepLocked()
 	}
 	return first
 }

@@ -210,10 +210,13 @@ func (t *Tools) claim(ctx context.Context, q question) (verdict, error) {
 			CurrentFileHash: hex.EncodeToString(sum[:]),
 			ArrivedAt:       time.Now().UTC(),
 		}
-		t.remember(v.resume)
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if t.records.byID[v.resume.id] == nil {
+		t.sweepLocked()
+		t.records.add(v.resume)
+	}
 	t.saving[v.resume.id] = make(chan struct{})
 	return v, nil
 }
@@ -224,11 +227,13 @@ func (t *Tools) store(ctx context.Context, tool string, rec *record) (verdict, e
 	// A commit is finished even when the caller hangs up meanwhile: the same call finds it then.
 	err := t.opts.Mailbox.Put(context.WithoutCancel(ctx), p)
 	t.mu.Lock()
-	if err == nil {
-		rec.unsaved = nil
-	}
 	close(t.saving[p.ID])
 	delete(t.saving, p.ID)
+	if err == nil {
+		rec.unsaved = nil
+	} else {
+		t.records.failed(rec, t.saving)
+	}
 	t.mu.Unlock()
 	if err != nil {
 		return verdict{}, t.failed(tool, "storing the proposal", err)
@@ -300,6 +305,8 @@ func (t *Tools) load(ctx context.Context) error {
 		})
 		rejected[key] = e.Response != nil && e.Response.Status == queue.Rejected
 	}
+	t.records.inOrder()
+	t.sweepLocked()
 	return nil
 }
 

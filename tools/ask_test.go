@@ -424,6 +424,49 @@ func TestOldRecordsAreForgotten(t *testing.T) {
 	})
 }
 
+func TestManyRecordsAreForgotten(t *testing.T) {
+	r := records{}
+	for i := range maxRemembered + 10 {
+		rec := &record{id: queue.NewID(), key: fmt.Sprint(i)}
+		r.add(rec)
+		r.deliver(rec)
+		r.sweep(remembered)
+	}
+	if len(r.byKey) != maxRemembered || len(r.byID) != maxRemembered || r.byKey["9"] != nil || r.byKey["10"] == nil {
+		t.Errorf("%d questions of %d proposals remembered, want the last %d", len(r.byKey), len(r.byID), maxRemembered)
+	}
+}
+
+// A full disk is no reason to keep all that could not be stored.
+func TestUnsavedAreForgotten(t *testing.T) {
+	bubble(t, Options{}, func(t *testing.T, r *rig) {
+		ask := func(i int) reply {
+			return r.do("egress-block", args{"host": fmt.Sprintf("h%d.example", i), "justification": "x"})
+		}
+		r.box.fail("put", false, errors.New("no space left"))
+		for i := range 5 * maxUnsaved {
+			if got := ask(i); !got.isError {
+				t.Fatalf("answer = %+v, want an error", got)
+			}
+			ask(5*maxUnsaved - 1 - i%2) // is the same as before
+		}
+		if n := max(len(r.tools.records.byKey), len(r.tools.records.byID)); n != maxUnsaved {
+			t.Errorf("%d proposals remembered that are not stored, want the last %d", n, maxUnsaved)
+		}
+		var left []queue.ID
+		for id := range r.tools.records.byID {
+			left = append(left, id)
+		}
+		r.box.fail("", false, nil)
+		call := r.asked("egress-block", args{"host": fmt.Sprintf("h%d.example", 5*maxUnsaved-1), "justification": "x"})
+		if id := r.box.only(t); !slices.Contains(left, id) {
+			t.Errorf("the same question made proposal %s, want the one that could not be stored: one of %v", id, left)
+		}
+		r.box.respond(t, r.box.only(t), queue.Response{Status: queue.Approved})
+		<-call
+	})
+}
+
 func TestNewChecksItsOptions(t *testing.T) {
 	for name, tt := range map[string]struct {
 		opts Options

@@ -1,15 +1,18 @@
 package tools
 
 import (
+	"cmp"
 	"slices"
 	"time"
 
 	"github.com/bot-bottle/supervise/queue"
 )
 
+// How much is remembered.
 const (
-	remembered = 2 * time.Hour // longer than any rule asks for
-	sweepEvery = time.Minute
+	remembered    = 2 * time.Hour // of what was delivered: longer than any rule asks for
+	maxRemembered = 4096          // the same; as many as can be open at once
+	maxUnsaved    = 8             // proposals of up to 1 MiB that could not be stored, each with its text
 )
 
 // record is what is remembered of one proposal; what was decided is always read from the mailbox.
@@ -24,9 +27,10 @@ type record struct {
 
 // records are found by what they ask, and by id.
 type records struct {
-	byKey map[string][]*record // oldest first
-	byID  map[queue.ID]*record
-	swept time.Time
+	byKey     map[string][]*record // oldest first
+	byID      map[queue.ID]*record
+	delivered []*record // in that order
+	unsaved   []*record // whose storing failed, in that order; may be stored since
 }
 
 func (r *records) add(rec *record) {
@@ -38,6 +42,11 @@ func (r *records) add(rec *record) {
 }
 
 func (r *records) remove(rec *record) {
+	r.drop(rec)
+	r.delivered = slices.DeleteFunc(r.delivered, func(o *record) bool { return o == rec })
+}
+
+func (r *records) drop(rec *record) {
 	delete(r.byID, rec.id)
 	rest := slices.DeleteFunc(r.byKey[rec.key], func(o *record) bool { return o == rec })
 	if len(rest) == 0 {
@@ -47,25 +56,50 @@ func (r *records) remove(rec *record) {
 	}
 }
 
-// sweep drops, now and then, what was delivered longer ago than keep.
+// deliver notes that a record's answer went out now.
+func (r *records) deliver(rec *record) {
+	rec.delivered = time.Now()
+	r.delivered = append(r.delivered, rec)
+}
+
+// sweep drops what was delivered longer ago than keep, and what is too much.
 func (r *records) sweep(keep time.Duration) {
-	if time.Since(r.swept) < sweepEvery {
-		return
+	n := 0
+	for n < len(r.delivered) && (len(r.delivered)-n > maxRemembered || time.Since(r.delivered[n].delivered) > keep) {
+		r.drop(r.delivered[n])
+		n++
 	}
-	r.swept = time.Now()
-	for _, rec := range r.byID {
-		if !rec.delivered.IsZero() && time.Since(rec.delivered) > keep {
-			r.remove(rec)
+	r.delivered = slices.Delete(r.delivered, 0, n)
+}
+
+// failed notes that storing a record's proposal failed. Of those the last few are kept, so that the same question stores
+// the same proposal: it may be there. busy are being stored again.
+func (r *records) failed(rec *record, busy map[queue.ID]chan struct{}) {
+	r.unsaved = slices.DeleteFunc(r.unsaved, func(o *record) bool { return o == rec || o.unsaved == nil })
+	r.unsaved = append(r.unsaved, rec)
+	for i := 0; len(r.unsaved) > maxUnsaved && i < len(r.unsaved); {
+		if busy[r.unsaved[i].id] != nil {
+			i++
+			continue
 		}
+		r.drop(r.unsaved[i])
+		r.unsaved = slices.Delete(r.unsaved, i, i+1)
 	}
 }
 
-func (t *Tools) remember(rec *record) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.records.sweep(max(remembered, t.opts.Redeliver))
-	t.records.add(rec)
+// inOrder puts what was loaded in order of delivery.
+func (r *records) inOrder() {
+	for _, rec := range r.byID {
+		if !rec.delivered.IsZero() {
+			r.delivered = append(r.delivered, rec)
+		}
+	}
+	slices.SortFunc(r.delivered, func(a, b *record) int {
+		return cmp.Or(a.delivered.Compare(b.delivered), cmp.Compare(a.id, b.id))
+	})
 }
+
+func (t *Tools) sweepLocked() { t.records.sweep(max(remembered, t.opts.Redeliver)) }
 
 func (t *Tools) forget(rec *record) {
 	t.mu.Lock()
