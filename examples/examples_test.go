@@ -19,6 +19,7 @@ import (
 	"github.com/bot-bottle/supervise/internal/config"
 	"github.com/bot-bottle/supervise/internal/payload"
 	"github.com/bot-bottle/supervise/internal/routes"
+	"github.com/bot-bottle/supervise/internal/testbin"
 	"github.com/bot-bottle/supervise/tools"
 )
 
@@ -245,8 +246,8 @@ func TestDeskConfiguration(t *testing.T) {
 // TestCommands: every flag that a container is started with is one of its command.
 func TestCommands(t *testing.T) {
 	bin := filepath.Join(t.TempDir(), "supervise")
-	if out, err := exec.Command("go", "build", "-o", bin, "../cmd/supervise").CombinedOutput(); err != nil {
-		t.Fatalf("building supervise: %v\n%s", err, out)
+	if err := testbin.Build(bin); err != nil {
+		t.Fatal(err)
 	}
 	commands := map[string][]string{}
 	for name, s := range readCompose(t).Services {

@@ -3,10 +3,11 @@ package main
 import (
 	"io"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/bot-bottle/supervise/internal/testbin"
 )
 
 func TestMain(m *testing.M) {
@@ -21,8 +22,8 @@ func TestMain(m *testing.M) {
 // BENCH_DIR is where mailboxes are made.
 func BenchmarkAgainstFloor(b *testing.B) {
 	bin := filepath.Join(b.TempDir(), "supervise")
-	if out, err := exec.Command("go", "build", "-trimpath", "-o", bin, "../../cmd/supervise").CombinedOutput(); err != nil {
-		b.Fatalf("building the command: %v\n%s", err, out)
+	if err := testbin.Build(bin, "-trimpath"); err != nil {
+		b.Fatal(err)
 	}
 	self, err := os.Executable()
 	if err != nil {

@@ -24,6 +24,8 @@ import (
 	"time"
 
 	"github.com/modelcontextprotocol/go-sdk/mcp"
+
+	"github.com/bot-bottle/supervise/internal/testbin"
 )
 
 // patience bounds every wait for something that must happen; nothing waits for it to pass.
@@ -35,11 +37,7 @@ var built = sync.OnceValues(func() (string, error) {
 		return "", err
 	}
 	bin := filepath.Join(dir, "supervise")
-	out, err := exec.Command("go", "build", "-o", bin, "../../cmd/supervise").CombinedOutput()
-	if err != nil {
-		return "", fmt.Errorf("building the command: %w\n%s", err, out)
-	}
-	return bin, nil
+	return bin, testbin.Build(bin)
 })
 
 func binary(t testing.TB) string {

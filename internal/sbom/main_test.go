@@ -3,18 +3,19 @@ package main
 import (
 	"bytes"
 	"encoding/json"
-	"os/exec"
 	"path/filepath"
 	"runtime"
 	"strings"
 	"testing"
+
+	"github.com/bot-bottle/supervise/internal/testbin"
 )
 
 // It describes itself as it was built by the go command: the module, the standard library, and nothing that is not linked.
 func TestRun(t *testing.T) {
 	bin := filepath.Join(t.TempDir(), "supervise")
-	if out, err := exec.CommandContext(t.Context(), "go", "build", "-trimpath", "-o", bin, "../../cmd/supervise").CombinedOutput(); err != nil {
-		t.Fatalf("building: %v\n%s", err, out)
+	if err := testbin.Build(bin, "-trimpath"); err != nil {
+		t.Fatal(err)
 	}
 	var first, second bytes.Buffer
 	for _, b := range []*bytes.Buffer{&first, &second} {

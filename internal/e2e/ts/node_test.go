@@ -14,6 +14,8 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+
+	"github.com/bot-bottle/supervise/internal/testbin"
 )
 
 // tsDir is where the Node clients are. It is an error, with the mend, when what is installed there is not what
@@ -76,9 +78,7 @@ var binary = sync.OnceValues(func() (string, error) {
 		return "", err
 	}
 	path := filepath.Join(dir, "supervise")
-	cmd := exec.Command("go", "build", "-o", path, "github.com/bot-bottle/supervise/cmd/supervise")
-	cmd.Stderr = os.Stderr
-	return path, cmd.Run()
+	return path, testbin.Build(path)
 })
 
 func TestMain(m *testing.M) {
