@@ -2,10 +2,12 @@ package e2e
 
 import (
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -120,6 +122,9 @@ func TestLoop(t *testing.T) {
 			if code, body := fetch(t, agent, site.URL+"/v1/x"); code != http.StatusOK || !strings.HasSuffix(body, "/v1/x") {
 				t.Errorf("after: %d %s", code, body)
 			}
+			if secure {
+				w.openssl(site.URL + "/v1/x")
+			}
 			if code, _ := fetch(t, agent, site.URL+"/v2/x"); code != http.StatusForbidden {
 				t.Errorf("another path: %d, want 403", code)
 			}
@@ -128,6 +133,25 @@ func TestLoop(t *testing.T) {
 				t.Errorf("after undo: %d, want 403", code)
 			}
 		})
+	}
+}
+
+// openssl fetches a page as programs do that are not written in Go: with OpenSSL, at its strictest.
+func (w *world) openssl(page string) {
+	w.t.Helper()
+	cmd := exec.CommandContext(w.t.Context(), "python3", "-c", `
+import ssl, sys, urllib.request as u
+ctx = ssl.create_default_context(cafile=sys.argv[2])
+ctx.verify_flags |= ssl.VERIFY_X509_STRICT
+with u.build_opener(u.ProxyHandler({"https": sys.argv[1]}), u.HTTPSHandler(context=ctx)).open(sys.argv[3], timeout=60) as r:
+    print(r.read().decode())
+`, "http://"+w.proxyAt, w.path("ca/public/ca.pem"), page)
+	out, err := cmd.CombinedOutput()
+	if errors.Is(err, exec.ErrNotFound) {
+		w.t.Fatal("python3 is missing: run '.ci/deps'")
+	}
+	if err != nil || !strings.HasSuffix(strings.TrimSpace(string(out)), "/v1/x") {
+		w.t.Errorf("through OpenSSL: %v\n%s", err, out)
 	}
 }
 

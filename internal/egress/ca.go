@@ -61,7 +61,7 @@ func EnsureCA(certFile, keyFile string) error {
 		return err
 	}
 	now := time.Now()
-	der, err := x509.CreateCertificate(rand.Reader, &x509.Certificate{
+	root := &x509.Certificate{
 		SerialNumber:          serial(),
 		Subject:               pkix.Name{CommonName: "supervise egress CA " + now.UTC().Format(time.DateOnly)},
 		NotBefore:             now.Add(-skew),
@@ -70,7 +70,8 @@ func EnsureCA(certFile, keyFile string) error {
 		BasicConstraintsValid: true,
 		MaxPathLenZero:        true,
 		KeyUsage:              x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
-	}, &x509.Certificate{}, key.Public(), key)
+	}
+	der, err := x509.CreateCertificate(rand.Reader, root, root, key.Public(), key) // its own issuer: OpenSSL looks for that
 	if err != nil {
 		return fmt.Errorf("egress: making a CA certificate: %w", err)
 	}
@@ -165,6 +166,8 @@ func loadCA(certFile, keyFile string) (*authority, error) {
 		return nil, fmt.Errorf("egress: CA certificate %s is not for the key %s", certFile, keyFile)
 	case !cert.IsCA:
 		return nil, fmt.Errorf("egress: CA certificate %s is not a CA's", certFile)
+	case len(cert.Issuer.Names) == 0:
+		return nil, fmt.Errorf("egress: CA certificate %s names no issuer, and OpenSSL, Node and Python do not trust such a one: remove it to have a new one made, and have the bottles trust that", certFile)
 	case time.Now().After(cert.NotAfter):
 		return nil, fmt.Errorf("egress: CA certificate %s ended on %s: remove it to have a new one made, and have the bottles trust that", certFile, cert.NotAfter.Format(time.DateOnly))
 	}

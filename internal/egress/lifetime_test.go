@@ -4,7 +4,10 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto/rand"
 	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
 	"errors"
 	"fmt"
 	"io"
@@ -385,10 +388,54 @@ func TestEnsureCA(t *testing.T) {
 		{"junk key", cert, filepath.Join(dir, "junk"), "no PEM in it"},
 		{"certificate as key", cert, otherCert, "not a private key"},
 		{"junk certificate", filepath.Join(dir, "junk"), key, "no PEM certificate in it"},
+		{"no issuer", issuedByNobody(t, dir, key), key, "names no issuer"},
 	} {
 		if err := EnsureCA(tt.cert, tt.key); err == nil || !strings.Contains(err.Error(), tt.want) {
 			t.Errorf("%s: %v, want an error with %q", tt.name, err, tt.want)
 		}
+	}
+}
+
+// issuedByNobody is such a certificate as this package once made: Go and curl trust it, OpenSSL finds no issuer.
+func issuedByNobody(t *testing.T, dir, keyFile string) string {
+	t.Helper()
+	key, err := loadKey(keyFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tmpl := &x509.Certificate{
+		SerialNumber: serial(), Subject: pkix.Name{CommonName: "old"}, NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true,
+	}
+	der, err := x509.CreateCertificate(rand.Reader, tmpl, &x509.Certificate{}, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	name := filepath.Join(dir, "old.pem")
+	if err := create(name, "CERTIFICATE", der, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	return name
+}
+
+// A root is its own issuer, by name too: whoever builds chains as OpenSSL does looks for that.
+func TestCAIsARoot(t *testing.T) {
+	ca, _ := newCA(t, t.TempDir())
+	if !bytes.Equal(ca.cert.RawIssuer, ca.cert.RawSubject) || len(ca.cert.Subject.Names) == 0 {
+		t.Errorf("subject %q, issuer %q, want one name", ca.cert.Subject, ca.cert.Issuer)
+	}
+	if err := ca.cert.CheckSignatureFrom(ca.cert); err != nil {
+		t.Error(err)
+	}
+	leaf, err := ca.leaf("example.com")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := x509.ParseCertificate(leaf.Certificate[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(c.RawIssuer, ca.cert.RawSubject) || len(c.AuthorityKeyId) == 0 || !bytes.Equal(c.AuthorityKeyId, ca.cert.SubjectKeyId) {
+		t.Errorf("the leaf's issuer is %q with key %x, want %q with %x", c.Issuer, c.AuthorityKeyId, ca.cert.Subject, ca.cert.SubjectKeyId)
 	}
 }
 
