@@ -13,6 +13,7 @@ import (
 	"net/http/httputil"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/bot-bottle/supervise/internal/routes"
@@ -103,14 +104,43 @@ func (p *Proxy) forward(w http.ResponseWriter, r *http.Request, scheme string, t
 		if err := http.NewResponseController(w).EnableFullDuplex(); err != nil {
 			p.log.Warn("a body goes one way at a time", "err", err)
 		}
+		s.body = &body{ReadCloser: r.Body}
 	}
-	p.forwarder.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), sendingKey{}, s)))
+	r = r.WithContext(context.WithValue(r.Context(), sendingKey{}, s))
+	if s.body != nil {
+		r.Body = s.body
+	}
+	p.forwarder.ServeHTTP(w, r)
+}
+
+// body is a request's, which knows whether it was read to its end. A response that begins before that says that the connection
+// closes after it: net/http panics when it comes to the end by itself, after a handler of both directions, and the
+// connection is to be used again (golang/go#68560).
+type body struct {
+	io.ReadCloser
+	ended atomic.Bool
+}
+
+func (b *body) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	if err == io.EOF {
+		b.ended.Store(true)
+	}
+	return n, err
+}
+
+// last says in a response's header that it is the connection's last, if it must be.
+func (s sending) last(h http.Header) {
+	if s.body != nil && !s.body.ended.Load() {
+		h.Set("Connection", "close")
+	}
 }
 
 // sending is what the forwarder needs to know of a request.
 type sending struct {
 	*grant
 	authorization secret // "": none is added
+	body          *body  // nil: there is none
 }
 
 type sendingKey struct{}
@@ -141,6 +171,7 @@ func (p *Proxy) newForwarder() *httputil.ReverseProxy {
 		},
 		ModifyResponse: func(res *http.Response) error {
 			res.Header.Del(Header)
+			res.Request.Context().Value(sendingKey{}).(sending).last(res.Header)
 			return nil
 		},
 		ErrorHandler: func(w http.ResponseWriter, r *http.Request, err error) {
@@ -148,6 +179,7 @@ func (p *Proxy) newForwarder() *httputil.ReverseProxy {
 				panic(http.ErrAbortHandler) // the client is gone, or we are going: cut, rather than an empty 200
 			}
 			s := r.Context().Value(sendingKey{}).(sending)
+			s.last(w.Header())
 			p.unreachable(w, r, s.scheme, s.to, err)
 		},
 	}

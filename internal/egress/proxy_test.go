@@ -15,6 +15,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -492,6 +493,54 @@ func TestUnreachable(t *testing.T) {
 		status, kind, body := ask(t, p.client(), "GET", scheme+"://down.example.com/x")
 		if status != 502 || kind != "" || !strings.Contains(body, "is allowed, but could not be reached: resolving down.example.com") {
 			t.Errorf("%s = %d %q %q, want a 502 that names the cause", scheme, status, kind, body)
+		}
+	}
+}
+
+// TestBodyLeftUnread: whoever is answered before his body was read has the whole answer, and a connection that goes on or ends
+// properly: after each such request there is another.
+func TestBodyLeftUnread(t *testing.T) {
+	w := newWorld(t)
+	w.serve("whole.example.com", "9.9.9.1", http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/early" {
+			http.NewResponseController(rw).EnableFullDuplex() // else net/http reads the body first
+			rw.Header().Set("Connection", "close")            // else it panics, as the proxy did
+			rw.WriteHeader(http.StatusRequestEntityTooLarge)
+			io.WriteString(rw, "too large")
+			return
+		}
+		io.Copy(rw, r.Body)
+	}))
+	for _, scheme := range []string{"http", "https"} {
+		p := w.start(table1, true, Options{})
+		client := p.client()
+		for _, tt := range []struct {
+			url   string
+			size  int
+			want  int
+			close []bool // the connection may be used again, or not
+		}{
+			{"down.example.com/x", 9, 502, []bool{true}},
+			{"whole.example.com/early", 100 << 10, 413, []bool{true, false}},
+			{"whole.example.com/early", 3 << 20, 413, []bool{true, false}},
+			{"whole.example.com/", 100 << 10, 200, []bool{false}},
+		} {
+			for range 3 {
+				res, err := client.Post(scheme+"://"+tt.url, "text/plain", bytes.NewReader(make([]byte, tt.size)))
+				if err != nil {
+					t.Fatalf("%s %s, %d bytes: %v", scheme, tt.url, tt.size, err)
+				}
+				if _, err := io.Copy(io.Discard, res.Body); err != nil || res.StatusCode != tt.want || !slices.Contains(tt.close, res.Close) {
+					t.Errorf("%s %s, %d bytes: %d, close %v, %v; want %d, close %v", scheme, tt.url, tt.size, res.StatusCode, res.Close, err, tt.want, tt.close)
+				}
+				res.Body.Close()
+			}
+		}
+		if err := p.stop(); err != nil {
+			t.Error(err)
+		}
+		if strings.Contains(p.log.String(), "panic") {
+			t.Errorf("%s: the proxy panicked", scheme)
 		}
 	}
 }
