@@ -86,7 +86,7 @@ func (l layout) dockerfile() string      { return filepath.Join(l.dir, "bottle",
 func (l layout) config() string          { return filepath.Join(l.dir, "supervise.yaml") }
 
 const (
-	firstRoutes     = "# The routes of the egress proxy: what the bottle may reach. Yours to edit; approvals add to it.\nroutes: []\n"
+	firstRoutes     = "# The routes of the egress proxy: what the bottle may reach. Yours to edit; approvals add to it.\nroutes:\n  - host: api.anthropic.com # the agent itself; another agent talks to another\n"
 	firstDockerfile = "FROM debian:bookworm-slim\n"
 	generated       = "# Written by 'supervise up' at every start. Remove this line to keep your own edits.\n"
 )
@@ -248,7 +248,8 @@ const bannerText = `{{bold "supervise is up"}}, bottle {{.Bottle}}, everything u
 
 {{bold "Connect Claude Code"}}, in the directory where the agent works:
   claude mcp add --transport http supervise http://{{.Listen}}/
-  HTTP_PROXY=http://{{.Egress}} HTTPS_PROXY=http://{{.Egress}} NODE_EXTRA_CA_CERTS={{.CA}} SSL_CERT_FILE={{.CA}} claude
+  HTTP_PROXY=http://{{.Egress}} HTTPS_PROXY=http://{{.Egress}} NO_PROXY=127.0.0.1,localhost \
+    NODE_EXTRA_CA_CERTS={{.CA}} SSL_CERT_FILE={{.CA}} claude
 
 {{bold "Be refused"}}, as the agent will be:
   curl --cacert {{.CA}} -x http://{{.Egress}} https://example.com/
