@@ -8,7 +8,7 @@ LDFLAGS := -s -w -X main.version=$(VERSION)
 UPFLAGS ?=
 
 .DEFAULT_GOAL := build
-.PHONY: build up demo test deps lint image fuzz model flood soak screenshots sbom repro bench clean help
+.PHONY: build up demo test deps lint image claude fuzz model flood soak screenshots sbom repro bench clean help
 
 build: ## build bin/supervise, static
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/supervise ./cmd/supervise
@@ -40,6 +40,9 @@ flood: ## the floods of internal/e2e at full size: 10,000 calls, thousands of co
 
 soak: ## everything at once, with kills, for SOAK (30m); SOAK_SEED and SOAK_PROPOSALS choose what
 	SOAK=$${SOAK:-30m} $(GO) test -count=1 -timeout 0 -v -run '^TestSoak$$' ./internal/e2e
+
+claude: ## Claude Code itself against the real binary, with a stand-in for the model; gets it from npm
+	.ci/claude
 
 fuzz: ## every fuzz target in turn, FUZZTIME each (30s)
 	.ci/fuzz
