@@ -376,24 +376,26 @@ func (d *Dir) join(ctx context.Context, id ID) (chan *result, *result) {
 	}
 
 	// What came before that no event will announce.
-	e, err := d.now(ctx, id)
+	resp, err := d.now(ctx, id)
 	switch {
 	case err != nil && (errors.Is(err, ErrNotFound) || errors.Is(err, ErrBad) || !d.isOpen(id)):
 		return ch, &result{err: err}
-	case err == nil && e.Response != nil:
-		return ch, &result{r: *e.Response}
+	case err == nil && resp != nil:
+		return ch, &result{r: *resp}
 	} // an error else: the directory is gone for a while, and the answer comes when it is back
 	return ch, nil
 }
 
-func (d *Dir) now(ctx context.Context, id ID) (Entry, error) {
+// now returns the response that there is; of one that is not archived, which many may wait for, all get the same copy.
+func (d *Dir) now(ctx context.Context, id ID) (*Response, error) {
 	d.mu.Lock()
 	s := d.open[id]
 	d.mu.Unlock()
-	if s != nil && s.resp == nil {
-		return Entry{}, nil
+	if s != nil {
+		return s.resp, nil
 	}
-	return d.Get(ctx, id)
+	e, err := d.Get(ctx, id)
+	return e.Response, err
 }
 
 func (d *Dir) isOpen(id ID) bool {

@@ -16,6 +16,7 @@ import (
 	"syscall"
 	"testing"
 	"time"
+	"unsafe"
 )
 
 // logs keeps what was logged.
@@ -570,5 +571,28 @@ func TestPendingIsNeverTooFew(t *testing.T) {
 		if got := d.Pending(); got < i+1 {
 			t.Fatalf("Pending = %d after %d proposals", got, i+1)
 		}
+	}
+}
+
+// An answer that many wait for is there once, also for those who come when it is there already.
+func TestOneCopyOfAnAnswer(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "web")
+	d := openDir(t, path, Options{})
+	p := putNew(t, d)
+	a := answer(p.ID)
+	a.Status, a.FinalFile = Modified, "https://example.org/"
+	if err := openRoot(t, filepath.Dir(path), RootOptions{}).Respond(t.Context(), "web", a); err != nil {
+		t.Fatal(err)
+	}
+	var copies []*byte
+	for range 3 {
+		r, err := d.Wait(t.Context(), p.ID)
+		if err != nil || r.FinalFile != a.FinalFile {
+			t.Fatalf("Wait = %+v, %v", r, err)
+		}
+		copies = append(copies, unsafe.StringData(r.FinalFile))
+	}
+	if copies[1] != copies[2] { // the first may have come before the mailbox was looked at
+		t.Error("who comes later reads a copy of his own")
 	}
 }
