@@ -63,10 +63,10 @@ func (s *Server) call(ctx context.Context, method string, req mcp.Request, next 
 		OnDelivered: func(f func() (then func(out bool))) { s.calls.onDelivered(e, f) },
 		Holding:     func() { keep(e.post.ctx); e.post.hold() },
 	}
-	placed := false
+	placed := new(bool)
 	tc.Room = func(size int) error {
 		err := s.room(e, weighAnswer(size))
-		placed = err == nil
+		*placed = err == nil
 		return err
 	}
 	var wait tools.Wait
@@ -75,9 +75,9 @@ func (s *Server) call(ctx context.Context, method string, req mcp.Request, next 
 	}
 	res, err := next(tools.WithCall(ctx, tc), method, req)
 	if r, ok := res.(*mcp.CallToolResult); ok && err == nil && wait != nil {
-		s.calls.park(e, &parked{wait: wait, call: &tools.Call{OnDelivered: tc.OnDelivered}, standIn: r})
+		s.calls.park(e, &parked{wait: wait, call: &tools.Call{OnDelivered: tc.OnDelivered, Room: tc.Room}, placed: placed, standIn: r})
 	} else if ok && err == nil {
-		if placed {
+		if *placed {
 			return res, nil
 		}
 		return s.place(ctx, e, r)

@@ -96,11 +96,26 @@ func (s *eventStore) findLocked(session, event string) (el *list.Element, index 
 	return s.byKey[streamKey{session, name}], index
 }
 
-// hold says whether a person is waited for on the stream of an event.
-func (s *eventStore) hold(session, event string, held bool) {
+// size is how many bytes come after an event, or all of a stream that begins; what is not kept has none.
+func (s *eventStore) size(session, event string) (n int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	el, _ := s.findLocked(session, event)
+	el, index := s.findLocked(session, event)
+	if el == nil {
+		return 0
+	}
+	st := el.Value.(*storedStream)
+	for _, d := range st.data[min(max(index+1-st.first, 0), len(st.data)):] {
+		n += len(d)
+	}
+	return n
+}
+
+// hold says whether a person is waited for on a stream.
+func (s *eventStore) hold(session, stream string, held bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	el := s.byKey[streamKey{session, stream}]
 	if el == nil {
 		return
 	}

@@ -26,8 +26,8 @@ var (
 type registry struct {
 	grace, idle time.Duration
 	maxSessions int
-	close       func(session string)        // closes it in the SDK; returns when its calls have
-	over        func(session, event string) // is told when nobody is waited for any more in that event's place
+	close       func(session string)                     // closes it in the SDK; returns when its calls have
+	waited      func(session, stream string, waits bool) // is told whether a person is waited for on that stream
 
 	mu        sync.Mutex // guards what follows, and the fields of exchanges and sessions
 	exchanges map[string]*exchange
@@ -75,9 +75,9 @@ type session struct {
 	used      time.Time
 }
 
-func newRegistry(grace, idle time.Duration, maxSessions int, closeSession func(string), over func(session, event string)) *registry {
+func newRegistry(grace, idle time.Duration, maxSessions int, closeSession func(string), waited func(session, stream string, waits bool)) *registry {
 	return &registry{
-		grace: grace, idle: idle, maxSessions: maxSessions, close: closeSession, over: over,
+		grace: grace, idle: idle, maxSessions: maxSessions, close: closeSession, waited: waited,
 		exchanges: map[string]*exchange{},
 		sessions:  map[string]*session{},
 	}
@@ -189,12 +189,19 @@ func (r *registry) dropLocked(e *exchange, cause error) {
 	if s := e.session; s != nil {
 		delete(s.exchanges, e)
 		if e.parked != nil {
-			r.over(s.id, e.parked.event)
+			r.waitedForLocked(e, false)
 		}
 		if s.streams[e.streamID] == e {
 			delete(s.streams, e.streamID)
 		}
 		r.touchLocked(s)
+	}
+}
+
+// waitedForLocked says whether a person is waited for on e's stream, which was named before the call began to wait.
+func (r *registry) waitedForLocked(e *exchange, waits bool) {
+	if e.session != nil && e.streamID != "" {
+		r.waited(e.session.id, e.streamID, waits)
 	}
 }
 

@@ -232,6 +232,7 @@ type request struct {
 	out     *stream
 	r       *http.Request
 	body    *body
+	batch   int64       // weight of the answers, if it has several messages
 	e       *exchange   // that it is, or resumes; may be nil
 	weight  int64       // of its body
 	streams bool        // it is counted among the streams
@@ -254,6 +255,7 @@ func (q *request) release() {
 		q.s.streams.Add(-1)
 	}
 	q.s.bodies.give(q.weight)
+	q.s.batches.give(q.batch)
 	if q.body != nil {
 		q.body.drop()
 	}
@@ -280,6 +282,14 @@ func (s *Server) enterMCP(w http.ResponseWriter, r *http.Request, rc *http.Respo
 	q := &request{s: s, weight: weight}
 	q.body, _ = r.Body.(*body)
 	if !ok {
+		q.release()
+		return nil
+	}
+	if batch := weighBatch(len(msgs)); s.batches.take(batch) {
+		q.batch = batch
+	} else {
+		w.Header().Set("Retry-After", "5")
+		http.Error(w, "many bodies of several messages are in progress: send one message at a time", http.StatusServiceUnavailable)
 		q.release()
 		return nil
 	}
@@ -390,6 +400,11 @@ func refuseResume(w http.ResponseWriter, _ *http.Request) {
 	http.Error(w, "this stream has a connection already, on which its answer is going to come", http.StatusConflict)
 }
 
+func refuseReplay(w http.ResponseWriter, _ *http.Request) {
+	w.Header().Set("Retry-After", "5")
+	http.Error(w, "many long answers are being sent at this moment: resume this stream in some seconds", http.StatusServiceUnavailable)
+}
+
 // route chooses the SDK's handler for a request, and takes the headers away that it must not see.
 func (s *Server) route(r *http.Request, msgs []message) http.Handler {
 	r.Header.Del(keyHeader)
@@ -433,14 +448,7 @@ func (q *request) join(e *exchange) {
 	q.out.closes = e.alone && q.r.ProtoAtLeast(1, 1)
 	q.out.sending = func(event, answers string) func(ok bool) { return q.s.calls.sending(e, event, answers) }
 	q.out.withhold = func(event, answers string, data []byte) bool {
-		held := q.s.calls.withhold(e, event, answers, data)
-		if held && e.session != nil {
-			q.s.events.hold(e.session.id, event, true)
-			if !q.s.calls.has(e) { // it was dropped meanwhile
-				q.s.events.hold(e.session.id, event, false)
-			}
-		}
-		return held
+		return q.s.calls.withhold(e, event, answers, data)
 	}
 }
 
@@ -475,6 +483,14 @@ func (q *request) get() {
 	if busy {
 		q.handler = http.HandlerFunc(refuseResume)
 		return
+	}
+	// What is sent again may be long, and here it is in nobody's copy but this one's, once the store has forgotten it.
+	if weight := weighAnswer(q.s.events.size(q.r.Header.Get(sessionHeader), q.r.Header.Get(eventHeader))); weight > 0 {
+		if !q.s.answers.take(weight) {
+			q.handler = http.HandlerFunc(refuseReplay)
+		} else {
+			q.out.owe(q.s.answers, weight)
+		}
 	}
 	if e != nil {
 		q.join(e)

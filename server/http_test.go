@@ -456,15 +456,15 @@ func TestEventStore(t *testing.T) {
 	}
 	s.Open(ctx, "s", "held")
 	s.Append(ctx, "s", "held", []byte("x"))
-	s.hold("s", "held_0", true)
+	s.hold("s", "held", true)
 	flood()
 	check("held", -1, 1, false)
-	s.hold("s", "held_0", false)
+	s.hold("s", "held", false)
 	flood()
 	check("held", -1, 0, true)
 	for i := range 2 * maxEventStreams {
 		s.Open(ctx, "s", fmt.Sprint("all", i))
-		s.hold("s", fmt.Sprintf("all%d_0", i), true)
+		s.hold("s", fmt.Sprintf("all%d", i), true)
 	}
 	if n := s.recent.Len() + s.held.Len(); n > maxEventStreams || n != len(s.byKey) {
 		t.Errorf("%d streams (%d keys) are kept when all are waited for, want at most %d", n, len(s.byKey), maxEventStreams)

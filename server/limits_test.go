@@ -66,6 +66,42 @@ func testBodiesInProgress(t *testing.T, inline bool) {
 	})
 }
 
+// Bodies of several messages are bounded in all: their short answers are all there at once when nobody reads them.
+func TestBatchesInProgress(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := serve(t, Options{}, true)
+		taken := weighBatch(maxBatch) * (maxBatches/weighBatch(maxBatch) - 1)
+		if !f.srv.batches.take(taken) {
+			t.Fatal("a fresh server has no room")
+		}
+		second := strings.Replace(askBody, `"id":7`, `"id":8`, 1)
+		var bodies []io.ReadCloser
+		for range maxBatch / 2 {
+			bodies = append(bodies, f.hold(t, t.Context(), raw{body: "[" + askBody + "," + second + "]"}).Body)
+		}
+		for body, code := range map[string]int{"[" + askBody + "," + second + "]": 503, askBody: 200, "[" + second + "]": 200} {
+			ctx, cancel := context.WithCancel(t.Context())
+			res, err := f.send(ctx, raw{body: body})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if res.StatusCode != code || (code == 503) != (res.Header.Get("Retry-After") != "") {
+				t.Errorf("%.20s…: %s, want %d", body, res.Status, code)
+			}
+			cancel()
+			res.Body.Close()
+		}
+		for _, b := range bodies {
+			b.Close()
+		}
+		synctest.Wait()
+		f.srv.batches.give(taken)
+		if n := f.srv.batches.taken; n != 0 {
+			t.Errorf("%d bytes count when all are gone", n)
+		}
+	})
+}
+
 func TestBatch(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := serve(t, Options{}, true)

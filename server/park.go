@@ -32,6 +32,7 @@ var errCancelled = errors.New("the client cancelled the call")
 type parked struct {
 	wait    tools.Wait
 	call    *tools.Call
+	placed  *bool               // there is room for the answer already
 	standIn *mcp.CallToolResult // as the SDK completed it
 	head    []byte              // its event up to the result
 	event   string              // the id of that, if it has one
@@ -71,6 +72,7 @@ func (r *registry) park(e *exchange, p *parked) {
 	defer r.mu.Unlock()
 	if r.exchanges[e.key] == e && e.parked == nil {
 		e.parked = p
+		r.waitedForLocked(e, true)
 	}
 }
 
@@ -235,16 +237,16 @@ func (w *stream) chunkLocked(p []byte, within time.Duration) error {
 	}
 	end := time.Now().Add(within)
 	if all := (len(p) - 1) / piece * piece; all > 0 { // pieces but the last, which goes out with the tail
-		w.conn.SetWriteDeadline(earlier(end, time.Now().Add(slowest)))
+		w.untilLocked(earlier(end, time.Now().Add(slowest)))
 		if _, err := w.conn.Write(head); err != nil {
 			return err
 		}
-		if err := inPieces(p[:all], end, w.conn.SetWriteDeadline, w.conn); err != nil {
+		if err := inPieces(p[:all], end, w.untilLocked, w.conn); err != nil {
 			return err
 		}
 		p, head, end = p[all:], nil, earlier(end, time.Now().Add(slowest))
 	}
-	w.conn.SetWriteDeadline(end)
+	w.untilLocked(end)
 	_, err := w.conn.Write(slices.Concat(head, p, tail))
 	return err
 }
@@ -293,15 +295,18 @@ func (q *request) wait() {
 		return
 	}
 	defer q.s.calls.finish(q.e, c)
+	*p.placed = false // what an earlier connection had
 	if res := p.wait(tools.WithCall(ctx, p.call), q.out.notify); res != nil {
 		q.reply(ctx, p, res)
 	}
 }
 
 func (q *request) reply(ctx context.Context, p *parked, res *mcp.CallToolResult) {
-	res, err := q.s.place(ctx, q.e, res)
-	if err != nil {
-		return // nobody is there
+	if !*p.placed {
+		var err error
+		if res, err = q.s.place(ctx, q.e, res); err != nil {
+			return // nobody is there
+		}
 	}
 	data, err := p.answer(res)
 	if err != nil {

@@ -30,7 +30,6 @@ import (
 	"time"
 
 	"github.com/modelcontextprotocol/go-sdk/mcp"
-	"golang.org/x/sync/semaphore"
 
 	"github.com/bot-bottle/supervise/tools"
 )
@@ -39,6 +38,7 @@ const (
 	maxBody         = 1 << 20
 	maxBatch        = 16       // messages in one body: the answer to a few bytes can be long
 	maxBodies       = 32 << 20 // of all requests in progress that are not light
+	maxBatches      = 16 << 20 // of the answers to bodies of several messages, at lightBody for each message
 	lightBody       = 16 << 10 // a body that is always taken
 	maxHeader       = 16 << 10
 	maxStreams      = 1024 // GETs and subscriptions/listen, which end when the client likes
@@ -114,7 +114,8 @@ type Server struct {
 	abort context.CancelCauseFunc
 
 	bodies   budget
-	answers  *semaphore.Weighted // of long answers
+	batches  budget  // of the answers to several messages in one body
+	answers  *places // of long answers
 	draining atomic.Bool
 	requests sync.WaitGroup // HTTP requests being served
 	unready  atomic.Bool    // Ready failed when last asked; so that a change is logged once
@@ -146,14 +147,16 @@ func New(opts Options) (*Server, error) {
 		beats:  newWheel(opts.Timings.Heartbeat, opts.Timings.Beat),
 		conns:  newConns(opts.MaxConns),
 
-		answers: semaphore.NewWeighted(maxAnswers),
+		bodies:  budget{most: maxBodies},
+		batches: budget{most: maxBatches},
+		answers: newPlaces(),
 	}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
 	s.base, s.abort = context.WithCancelCause(context.Background())
 	s.calls = newRegistry(opts.Timings.Grace, opts.SessionTimeout, opts.MaxSessions, s.closeSession,
-		func(session, event string) { s.events.hold(session, event, false) })
+		s.events.hold)
 	s.sdk = sync.OnceValue(s.newSDK)
 	s.http = &http.Server{
 		Handler:           s,
@@ -246,7 +249,8 @@ func (s *Server) stop() error {
 	defer cancel()
 	var errs []error
 	if n := s.calls.drain(drainCtx); n > 0 {
-		errs = append(errs, fmt.Errorf("shutting down: %d calls could not be answered in %s", n, s.opts.Timings.Drain))
+		// Their clients do not read. Nothing is lost, and it is not for them to make this a failure.
+		s.log.Warn("held calls could not be answered: their clients do not read", "calls", n, "within", s.opts.Timings.Drain)
 	}
 	s.calls.end()
 	s.abort(tools.ErrShutdown)
@@ -256,7 +260,10 @@ func (s *Server) stop() error {
 	s.conns.end()
 	closeCtx, cancel := context.WithTimeout(endCtx, s.opts.Timings.Drain/2)
 	defer cancel()
-	if err := s.http.Shutdown(closeCtx); err != nil {
+	if err := s.http.Shutdown(closeCtx); errors.Is(err, context.DeadlineExceeded) {
+		s.log.Warn("connections are closed while something is written: their clients do not read")
+		errs = append(errs, s.http.Close())
+	} else if err != nil {
 		errs = append(errs, fmt.Errorf("shutting down: closing connections: %w", errors.Join(err, s.http.Close())))
 	}
 	gone := make(chan struct{})

@@ -40,7 +40,8 @@ type stream struct {
 	// withhold tells whether such a message is not to go out. Nil: none.
 	withhold func(event, answers string, data []byte) bool
 
-	lost atomic.Bool // the bare connection is: nobody reads any more
+	lost    atomic.Bool // the bare connection is: nobody reads any more
+	writing progress    // not zero while something is
 
 	mu        sync.Mutex // guards rw, rc and what follows
 	conn      net.Conn   // where it writes, once it is detached; rw and rc are nil then
@@ -52,7 +53,7 @@ type stream struct {
 	over      bool       // the request has ended, or the connection is broken
 	broken    bool       // the connection is
 	last      bool       // the response ends with what is written next
-	owes      []func()   // give back the place of a long answer that is not written yet
+	owes      *places    // from which it has a place, for a long answer that is not written yet
 	held      bool       // a message was withheld
 	prime     []byte     // the SDK's first event, which only tells its id: it goes out with the next one, whose headers are better known
 	primeID   string
@@ -198,11 +199,12 @@ func earlier(a, b time.Time) time.Time {
 
 // writeLocked writes and, on an event stream, flushes: the SDK ignores the errors of its own flushes.
 func (w *stream) writeLocked(p []byte, within time.Duration) error {
+	defer w.writing.done()
 	var err error
 	if w.conn != nil {
 		err = w.chunkLocked(p, within)
 	} else {
-		if err = inPieces(p, time.Now().Add(within), w.rc.SetWriteDeadline, w.rw); err == nil && w.events {
+		if err = inPieces(p, time.Now().Add(within), w.untilLocked, w.rw); err == nil && w.events {
 			err = w.flushLocked()
 		}
 	}
@@ -213,6 +215,15 @@ func (w *stream) writeLocked(p []byte, within time.Duration) error {
 	}
 	w.between, w.wrote = bytes.HasSuffix(p, []byte("\n\n")), time.Now()
 	return nil
+}
+
+// untilLocked begins to write something, or goes on.
+func (w *stream) untilLocked(t time.Time) error {
+	w.writing.made()
+	if w.conn != nil {
+		return w.conn.SetWriteDeadline(t)
+	}
+	return w.rc.SetWriteDeadline(t)
 }
 
 func (w *stream) flushLocked() error {

@@ -194,10 +194,19 @@ func room(ctx context.Context, r queue.Response) error {
 	return nil
 }
 
-// Postponed is what is given instead of the answer res when the server ends before that could go out.
-func Postponed(res *mcp.CallToolResult) *mcp.CallToolResult {
+// Postponed is what is given instead of the answer res when that cannot go out because of why: [ErrBusy], or the server ends.
+func Postponed(res *mcp.CallToolResult, why error) *mcp.CallToolResult {
 	d, _ := res.Meta[DecisionKey].(Decision)
-	return waits(facts{id: d.ProposalID, tool: d.Tool, subject: d.Subject}, "the supervise server is restarting")
+	f := facts{id: d.ProposalID, tool: d.Tool, subject: d.Subject}
+	if !errors.Is(why, ErrBusy) {
+		return waits(f, "the supervise server is restarting")
+	}
+	text := fmt.Sprintf(`status: %s
+proposal_id: %s
+
+The operator has decided %s for %s, but many long answers are being sent at this moment, so the decision is not in this one. Nothing is lost: call %s with proposal_id "%s" in some seconds, and you get it. Do not take this for an approval or a rejection.`,
+		Pending, f.id, f.tool, f.subject, Await, f.id)
+	return result(text, false, Decision{Status: Pending, ProposalID: f.id, Tool: f.tool, Subject: f.subject})
 }
 
 // Size is about how many bytes a result takes as JSON, at most: a Dockerfile that was edited may be long, and is in it as a whole.

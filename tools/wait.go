@@ -132,10 +132,10 @@ func (t *Tools) wait(ctx context.Context, req *mcp.CallToolRequest, f facts) (*m
 }
 
 func (w *waiter) parked(ctx context.Context, notify Notify) *mcp.CallToolResult {
-	if w.away.Swap(false) {
-		w.observe(Event{Kind: Rejoined, Tool: w.tool})
+	r, err := w.back(ctx)
+	if r == nil && err == nil {
+		r, err = w.run(ctx, notify)
 	}
-	r, err := w.run(ctx, notify)
 	if errors.Is(err, errLeft) {
 		w.away.Store(true)
 		return nil
@@ -145,6 +145,26 @@ func (w *waiter) parked(ctx context.Context, notify Notify) *mcp.CallToolResult 
 		r.SetError(err)
 	}
 	return r
+}
+
+// back returns the answer that came while the call had no connection. Each who comes back reads one of his own, so he asks for room
+// first.
+func (w *waiter) back(ctx context.Context) (*mcp.CallToolResult, error) {
+	if !w.away.Swap(false) {
+		return nil, nil
+	}
+	w.observe(Event{Kind: Rejoined, Tool: w.tool})
+	e, err := w.get(ctx, w.id)
+	if cause := context.Cause(ctx); cause != nil && !errors.Is(cause, ErrShutdown) {
+		return nil, w.left(cause)
+	}
+	if err != nil || e.Response == nil {
+		return nil, nil // whatever it is, it is found again
+	}
+	if err := room(ctx, *e.Response); err != nil {
+		return nil, err
+	}
+	return w.deliver(ctx, w.facts, *e.Response), nil
 }
 
 func (w *waiter) run(ctx context.Context, notify Notify) (*mcp.CallToolResult, error) {

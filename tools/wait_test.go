@@ -435,6 +435,40 @@ func TestParked(t *testing.T) {
 	})
 }
 
+// Who comes back to an answer that is there reads it for himself, so he asks for room.
+func TestParkedComesBack(t *testing.T) {
+	bubble(t, Options{}, func(t *testing.T, r *rig) {
+		waits := make(chan Wait, 1)
+		r.call = &Call{Park: func(w Wait) { waits <- w }}
+		<-r.asked("egress-block", askGitHub)
+		w := <-waits
+		left, hangUp := context.WithCancel(t.Context())
+		hangUp()
+		if res := w(left, nil); res != nil {
+			t.Fatalf("a wait that was left = %+v", res)
+		}
+		r.box.respond(t, r.box.only(t), queue.Response{Status: queue.Modified, Notes: "less", FinalFile: "{}"})
+		begun, roomy := 0, false
+		ctx := WithCall(t.Context(), &Call{
+			OnDelivered: func(func() func(bool)) { begun++ },
+			Room: func(int) error {
+				if !roomy {
+					return ErrBusy
+				}
+				return nil
+			},
+		})
+		if res := w(ctx, nil); res == nil || !res.IsError || !strings.Contains(res.Content[0].(*mcp.TextContent).Text, "call again in some seconds") || begun != 0 {
+			t.Errorf("without room: %+v, %d answers on their way", res, begun)
+		}
+		w(left, nil)
+		roomy = true
+		if res := w(ctx, nil); res == nil || res.IsError || !strings.HasPrefix(res.Content[0].(*mcp.TextContent).Text, "status: modified\nnotes: less") || begun != 1 {
+			t.Errorf("with room: %+v, %d answers on their way", res, begun)
+		}
+	})
+}
+
 // A call that is cancelled while its proposal is stored is not waited for: its answer would go out to nobody and count.
 func TestCancelledBeforeParked(t *testing.T) {
 	var ev events

@@ -474,6 +474,40 @@ func TestFloodSessions(t *testing.T) {
 }
 
 // Ten thousand calls in bodies of sixteen, and bodies of more.
+// TestFloodUnread: bodies of many messages whose answers nobody reads.
+func TestFloodUnread(t *testing.T) {
+	f := newFlooded(t)
+	n := many(t, 2000)
+	var body bytes.Buffer
+	for k := range 16 {
+		fmt.Fprintf(&body, `%c{"jsonrpc":"2.0","id":%d,"method":"tools/list"}`, "[,"[min(k, 1)], k+1)
+	}
+	request := fmt.Sprintf("POST / HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nAccept: application/json, text/event-stream\r\nContent-Length: %d\r\n\r\n%s]", body.Len()+1, body.String())
+	d := net.Dialer{Control: func(_, _ string, c syscall.RawConn) error {
+		return c.Control(func(fd uintptr) { _ = syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_RCVBUF, 2048) })
+	}}
+	var done atomic.Int64
+	f.flood(func(ctx context.Context, stands func()) {
+		spread(ctx, n, n, func(int) {
+			conn, err := d.DialContext(ctx, "tcp", f.addr)
+			if err == nil {
+				defer conn.Close()
+				if _, err := io.WriteString(conn, request); err == nil {
+					if resp, err := http.ReadResponse(bufio.NewReaderSize(conn, 16), nil); err == nil && resp.StatusCode != http.StatusOK {
+						b, _ := io.ReadAll(resp.Body)
+						f.tell(answer{err: &statusError{resp.StatusCode, string(b)}})
+					}
+				}
+			}
+			if int(done.Add(1)) == n {
+				stands()
+			}
+			<-ctx.Done()
+		})
+	})
+	f.wasTold("many bodies of several messages are in progress: send one message at a time")
+}
+
 func TestFloodBatches(t *testing.T) {
 	f := newFlooded(t)
 	n := many(t, 10_000) / 16
