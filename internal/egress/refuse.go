@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/bot-bottle/supervise/internal/safetext"
+	"github.com/bot-bottle/supervise/internal/urlpath"
 )
 
 // Kind says what was refused. It is the value of the header X-Supervise-Refused.
@@ -46,11 +47,11 @@ type suggestion struct {
 // suggest proposes the first segment of the path as a prefix: narrow, and wide enough for the next request.
 func suggest(host, path string) *suggestion {
 	s := &suggestion{Host: host, Justification: "WHY YOU NEED THIS"}
-	clean, err := normalise(path)
-	if err != nil || clean.plain == "/" || len(clean.plain) > 512 {
+	clean, err := urlpath.Clean(path)
+	if err != nil || clean.Plain == "/" || len(clean.Plain) > 512 {
 		return s
 	}
-	prefix := clean.plain
+	prefix := clean.Plain
 	if first, _, ok := strings.Cut(prefix[1:], "/"); ok {
 		prefix = "/" + first + "/"
 	}

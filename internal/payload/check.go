@@ -13,6 +13,7 @@ import (
 	"golang.org/x/net/idna"
 
 	"github.com/bot-bottle/supervise/internal/lazy"
+	"github.com/bot-bottle/supervise/internal/urlpath"
 )
 
 // NewEgress checks a route. Host and token_ref are trimmed; nothing else is changed.
@@ -127,8 +128,10 @@ func checkText(s string, limit int, want string) string {
 
 var envName = lazy.Regexp(`^[A-Za-z_][A-Za-z0-9_]*$`)
 
+var encodedDot = strings.NewReplacer("%2e", ".", "%2E", ".")
+
 // checkPath checks a path prefix; "" is good. What could never match a request is refused, as it would
-// look narrower than it is, or be approved in vain.
+// look narrower than it is, or be approved in vain: the proxy compares a path decoded, or encoded in one way.
 func checkPath(p string) string {
 	switch {
 	case p == "":
@@ -152,12 +155,22 @@ func checkPath(p string) string {
 	case strings.Contains(p, "*"):
 		return "must be a plain prefix without '*': everything that starts with it is allowed"
 	}
-	for seg := range strings.SplitSeq(p, "/") {
+	for seg := range strings.SplitSeq(encodedDot.Replace(p), "/") {
 		if seg == "." || seg == ".." {
 			return "must not contain '.' or '..' segments"
 		}
 	}
-	return ""
+	clean, err := urlpath.Clean(p)
+	switch {
+	case err != nil:
+		return "must be a path that the proxy lets through, and this one " + err.Error() +
+			": end the prefix before it; if the service cannot do without it, leave path_allowlist out for the whole host"
+	case p == clean.Plain || p == clean.Escaped:
+		return ""
+	case !strings.Contains(p, "%"): // empty segments
+		return fmt.Sprintf("must be written %q, as the proxy compares it", clean.Plain)
+	}
+	return fmt.Sprintf("must be written %q, as the proxy compares it", clean.Escaped)
 }
 
 // idnaProfile is what resolvers and browsers do with a name, with one leniency: "--" in third place

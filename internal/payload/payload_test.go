@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"unicode"
@@ -79,6 +80,10 @@ func TestRefusals(t *testing.T) {
 	path := func(p ...string) func() error {
 		return func() error { _, err := NewEgress(Route{Host: "a.example", PathAllowlist: p}); return err }
 	}
+	ambiguous := func(why string) string {
+		return "must be a path that the proxy lets through, and this one " + why +
+			": end the prefix before it; if the service cannot do without it, leave path_allowlist out for the whole host"
+	}
 	auth := func(scheme, ref string) func() error {
 		return func() error {
 			_, err := NewEgress(Route{Host: "a.example", Auth: &Auth{scheme, ref}})
@@ -127,6 +132,19 @@ func TestRefusals(t *testing.T) {
 		{path("/ok", "v1"), `egress-block: path_allowlist[1] "v1" must start with '/'`},
 		{path(""), `egress-block: path_allowlist[0] must not be empty: use '/' or leave path_allowlist out for the whole host`},
 		{path("/a b"), `egress-block: path_allowlist[0] "/a b" must not contain whitespace: end the prefix before it`},
+		{path("/a//b"), `egress-block: path_allowlist[0] "/a//b" must be written "/a/b", as the proxy compares it`},
+		{path("/%c3%bc/"), `egress-block: path_allowlist[0] "/%c3%bc/" must be written "/%C3%BC/", as the proxy compares it`},
+		{path("/ü/%61%20b"), `egress-block: path_allowlist[0] "/ü/%61%20b" must be written "/%C3%BC/a%20b", as the proxy compares it`},
+		{path("/%2e%2e/"), `egress-block: path_allowlist[0] "/%2e%2e/" must not contain '.' or '..' segments`},
+		{path("/a/.%2E/b"), `egress-block: path_allowlist[0] "/a/.%2E/b" must not contain '.' or '..' segments`},
+		{path("/A%2fb/"), `egress-block: path_allowlist[0] "/A%2fb/" ` + ambiguous("has an encoded '/' (%2F), which some servers decode before they look at the path")},
+		{path("/a%5Cb"), `egress-block: path_allowlist[0] "/a%5Cb" ` + ambiguous("has a backslash, which some servers read as '/'")},
+		{path("/a;b"), `egress-block: path_allowlist[0] "/a;b" ` + ambiguous("has a ';', after which some servers ignore the rest of a segment")},
+		{path("/a%00"), `egress-block: path_allowlist[0] "/a%00" ` + ambiguous("has a control character")},
+		{path("/100%25"), `egress-block: path_allowlist[0] "/100%25" ` + ambiguous("has an encoded '%' (%25), which some servers decode twice")},
+		{path("/a%2"), `egress-block: path_allowlist[0] "/a%2" ` + ambiguous("has a '%' without two hexadecimal digits")},
+		{path("/%ff"), `egress-block: path_allowlist[0] "/%ff" ` + ambiguous("is not UTF-8 once decoded")},
+		{path("/.../x"), `egress-block: path_allowlist[0] "/.../x" ` + ambiguous("has a segment of dots or spaces only, which some servers shorten")},
 		{path("/a?b"), `egress-block: path_allowlist[0] "/a?b" must be a path prefix without '?' or '#': only paths are compared`},
 		{path("/a/*"), `egress-block: path_allowlist[0] "/a/*" must be a plain prefix without '*': everything that starts with it is allowed`},
 		{path("/a/../b"), `egress-block: path_allowlist[0] "/a/../b" must not contain '.' or '..' segments`},
@@ -311,6 +329,27 @@ func TestSummary(t *testing.T) {
 		p, err := Parse(tt.tool, tt.file)
 		if err != nil || p.Summary() != tt.want {
 			t.Errorf("Summary of %s = %q, %v, want %q", tt.file, p.Summary(), err, tt.want)
+		}
+	}
+}
+
+// TestPathsAsTheProxyComparesThem has what is odd and good: the proxy compares a path decoded, or encoded in one way. What
+// a refusal says to write is good too.
+func TestPathsAsTheProxyComparesThem(t *testing.T) {
+	for _, p := range []string{"/", "/ü/", "/%C3%BC/", "/a%20b/", "/a%3Fb", "/a!b", "/a%21b", "/@scope/", "/{x}/[y]|\"<z>^`", "/.git", "/a/..b/c...", "/a:b,c=d"} {
+		if mend := checkPath(p); mend != "" {
+			t.Errorf("path %q %s", p, mend)
+		}
+	}
+	for _, p := range []string{"/a//b/", "//", "/%7Ea", "/%c3%bc", "/ü%20", "/{a}%7b", "//漢/%41"} {
+		mend := checkPath(p)
+		quoted, err := strconv.QuotedPrefix(strings.TrimPrefix(mend, "must be written "))
+		if err != nil {
+			t.Fatalf("path %q %s; want what to write", p, mend)
+		}
+		better, _ := strconv.Unquote(quoted)
+		if again := checkPath(better); again != "" {
+			t.Errorf("path %q %s; but that %s", p, mend, again)
 		}
 	}
 }

@@ -1,4 +1,6 @@
-package egress
+// Package urlpath has the one form of a URL's path that the egress proxy matches and forwards. What is asked for is held
+// against it too: a prefix in another form would be approved and never match.
+package urlpath
 
 import (
 	"errors"
@@ -6,11 +8,11 @@ import (
 	"unicode/utf8"
 )
 
-// cleanPath is a path in the one form that is both matched and forwarded: dot segments resolved, empty
+// Path is a path in the one form that is both matched and forwarded: dot segments resolved, empty
 // segments dropped, percent-encoded only where it must be or was for a reserved character.
-type cleanPath struct {
-	escaped string // what is forwarded
-	plain   string // the same, decoded: holds no '%', '\', ';' or control character
+type Path struct {
+	Escaped string // what is forwarded
+	Plain   string // the same, decoded: holds no '%', '\', ';' or ASCII control character
 }
 
 const (
@@ -18,14 +20,14 @@ const (
 	asIs       = unreserved + "/!$&'()*+,=:@" // RFC 3986 pchar and '/', without ';'
 )
 
-// normalise brings the path of a request into its one form, or says why servers might read it in another
-// way than we do. The error ends a sentence that begins "the path".
-func normalise(raw string) (cleanPath, error) {
+// Clean brings the path of a request, without its query, into its one form, or says why servers might read it in
+// another way than we do. The error ends a sentence that begins "the path".
+func Clean(raw string) (Path, error) {
 	if raw == "" {
 		raw = "/" // http://host
 	}
 	if raw[0] != '/' {
-		return cleanPath{}, errors.New("must start with '/'")
+		return Path{}, errors.New("must start with '/'")
 	}
 	var esc, plain strings.Builder
 	for i := 0; i < len(raw); i++ {
@@ -36,22 +38,22 @@ func normalise(raw string) (cleanPath, error) {
 				hi, lo = unhex(raw[i+1]), unhex(raw[i+2])
 			}
 			if hi < 0 || lo < 0 {
-				return cleanPath{}, errors.New("has a '%' without two hexadecimal digits")
+				return Path{}, errors.New("has a '%' without two hexadecimal digits")
 			}
 			c, encoded = byte(hi<<4|lo), true
 			i += 2
 		}
 		switch {
 		case c < 0x20 || c == 0x7f:
-			return cleanPath{}, errors.New("has a control character")
+			return Path{}, errors.New("has a control character")
 		case c == '\\':
-			return cleanPath{}, errors.New("has a backslash, which some servers read as '/'")
+			return Path{}, errors.New("has a backslash, which some servers read as '/'")
 		case c == ';':
-			return cleanPath{}, errors.New("has a ';', after which some servers ignore the rest of a segment")
+			return Path{}, errors.New("has a ';', after which some servers ignore the rest of a segment")
 		case c == '/' && encoded:
-			return cleanPath{}, errors.New("has an encoded '/' (%2F), which some servers decode before they look at the path")
+			return Path{}, errors.New("has an encoded '/' (%2F), which some servers decode before they look at the path")
 		case c == '%':
-			return cleanPath{}, errors.New("has an encoded '%' (%25), which some servers decode twice")
+			return Path{}, errors.New("has an encoded '%' (%25), which some servers decode twice")
 		}
 		plain.WriteByte(c)
 		if strings.IndexByte(unreserved, c) >= 0 || !encoded && strings.IndexByte(asIs, c) >= 0 {
@@ -62,18 +64,18 @@ func normalise(raw string) (cleanPath, error) {
 		}
 	}
 	if !utf8.ValidString(plain.String()) {
-		return cleanPath{}, errors.New("is not UTF-8 once decoded")
+		return Path{}, errors.New("is not UTF-8 once decoded")
 	}
 	// '/' is never encoded here, so that both forms have the same segments.
 	e, err := resolveDots(esc.String())
 	if err != nil {
-		return cleanPath{}, err
+		return Path{}, err
 	}
 	d, err := resolveDots(plain.String())
 	if err != nil {
-		return cleanPath{}, err
+		return Path{}, err
 	}
-	return cleanPath{escaped: e, plain: d}, nil
+	return Path{Escaped: e, Plain: d}, nil
 }
 
 func resolveDots(p string) (string, error) {
