@@ -10,6 +10,7 @@ import json
 import os
 import re
 import stat
+import unicodedata
 from dataclasses import dataclass, field
 from typing import Optional
 
@@ -337,16 +338,29 @@ class Grant:
 
 
 def suggest(host: str, path: bytes) -> dict:
+    """The first segment as a prefix, encoded where egress-block takes it in no other way."""
     ask = {"host": host}
     try:
-        plain = normalise(path)[1]
-        if plain != "/" and len(plain.encode()) <= 512:
-            first, slash, _ = plain[1:].partition("/")
-            ask["path_allowlist"] = [f"/{first}{slash}"]
+        escaped, plain = normalise(path)
+        if len(plain.encode()) <= 512:
+            prefix = _first_segment(plain)
+            if any(c in "?#\ufffd\ufeff" or c.isspace() or unicodedata.category(c) == "Cc" for c in prefix):
+                prefix = _first_segment(escaped)
+            prefix = prefix.partition("*")[0]  # not a wildcard, and taken for one
+            last = prefix.rpartition("/")[2]
+            if not last.replace("%20", " ").strip(". "):
+                prefix = prefix[:len(prefix) - len(last)]  # no segment of its own
+            if prefix != "/" and len(prefix.encode()) <= 1024:
+                ask["path_allowlist"] = [prefix]
     except Ambiguous:
         pass
     ask["justification"] = "WHY YOU NEED THIS"
     return ask
+
+
+def _first_segment(path: str) -> str:
+    first, slash, _ = path[1:].partition("/")
+    return f"/{first}{slash}"
 
 
 def ambiguous(e: Ambiguous) -> Refusal:

@@ -28,6 +28,8 @@ class Decisions(unittest.TestCase):
                 d = policy.decide(table, vectors["ports"], c["scheme"], host, c["port"], c["path"].encode())
                 if isinstance(d, policy.Refusal):
                     self.assertEqual(d.kind, c.get("refused"), d.why)
+                    if "ask" in c:
+                        self.assertEqual(d.ask.get("path_allowlist", []), c["ask"])
                 else:
                     self.assertEqual(c["path"] if d.path is None else d.path, c.get("forward"))
 

@@ -1,6 +1,7 @@
 package egress
 
 import (
+	"strings"
 	"testing"
 
 	"github.com/bot-bottle/supervise/internal/payload"
@@ -22,7 +23,7 @@ func tableOf(t *testing.T, r routes.Route) *state {
 }
 
 // FuzzPayloadAndProxyAgree holds what egress-block accepts against what the proxy does: a prefix that can be asked for
-// lets itself through.
+// lets itself through, and what a refusal tells an agent to ask for can be asked for, and lets the refused path through.
 func FuzzPayloadAndProxyAgree(f *testing.F) {
 	for _, p := range []string{
 		"/a//b", "//", "/%2e%2e/", "/A%2fb/", "/a/../b/", "/a/./b", "/a%5cb", "/a\\b", "/a;b", "/a%3Bb", "/%00", "/%", "/a%2", "/100%25", "/%c3%bc/",
@@ -38,6 +39,18 @@ func FuzzPayloadAndProxyAgree(f *testing.F) {
 			st := tableOf(t, routes.Route{Host: p.Host, PathAllowlist: p.Route.PathAllowlist})
 			if _, ref := decide(st, []int{443}, "https", to, path); ref != nil {
 				t.Errorf("prefix %q can be asked for, and the path is then refused: %s", path, ref.why)
+			}
+		}
+
+		_, ref := decide(new(state), []int{443}, "https", to, path)
+		ask := ref.ask
+		if p, err = payload.NewEgress(payload.Route{Host: ask.Host, PathAllowlist: ask.PathAllowlist}); err != nil {
+			t.Fatalf("%q was refused with the advice to ask for %q, which is refused too: %v", path, ask.PathAllowlist, err)
+		}
+		if strings.HasPrefix(path, "/") || path == "" {
+			st := tableOf(t, routes.Route{Host: p.Host, PathAllowlist: p.Route.PathAllowlist})
+			if _, ref := decide(st, []int{443}, "https", to, path); ref != nil {
+				t.Errorf("%q is refused with %q approved: %s", path, ask.PathAllowlist, ref.why)
 			}
 		}
 	})

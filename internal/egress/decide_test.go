@@ -3,6 +3,7 @@ package egress
 import (
 	"net"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -25,6 +26,7 @@ func TestDecisions(t *testing.T) {
 			Path               string
 			Forward            *string
 			Refused            string
+			Ask                *[]string
 		}
 	}
 	if err := yaml.Unmarshal(data, &vectors); err != nil {
@@ -50,6 +52,8 @@ func TestDecisions(t *testing.T) {
 			switch {
 			case ref != nil && string(ref.kind) != tt.Refused:
 				t.Errorf("refused as %s (%s), want %q", ref.kind, ref.why, tt.Refused)
+			case ref != nil && tt.Ask != nil && !slices.Equal(ref.ask.PathAllowlist, *tt.Ask):
+				t.Errorf("refused with the advice to ask for %q, want %q", ref.ask.PathAllowlist, *tt.Ask)
 			case ref == nil && tt.Forward == nil:
 				t.Errorf("allowed, want refused as %s", tt.Refused)
 			case ref == nil && g.path != nil && g.path.Escaped != *tt.Forward:

@@ -7,6 +7,8 @@ import (
 	"io"
 	"net/http"
 	"strings"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/bot-bottle/supervise/internal/safetext"
 	"github.com/bot-bottle/supervise/internal/urlpath"
@@ -44,19 +46,35 @@ type suggestion struct {
 	Justification string   `json:"justification"`
 }
 
-// suggest proposes the first segment of the path as a prefix: narrow, and wide enough for the next request.
+// suggest proposes the first segment of the path as a prefix: narrow, and wide enough for the next request. It is
+// encoded where egress-block takes it in no other way.
 func suggest(host, path string) *suggestion {
 	s := &suggestion{Host: host, Justification: "WHY YOU NEED THIS"}
 	clean, err := urlpath.Clean(path)
-	if err != nil || clean.Plain == "/" || len(clean.Plain) > 512 {
+	if err != nil || len(clean.Plain) > 512 {
 		return s
 	}
-	prefix := clean.Plain
-	if first, _, ok := strings.Cut(prefix[1:], "/"); ok {
-		prefix = "/" + first + "/"
+	prefix := firstSegment(clean.Plain)
+	if strings.ContainsFunc(prefix, func(r rune) bool {
+		return r == '?' || r == '#' || r == utf8.RuneError || r == '\uFEFF' || unicode.IsSpace(r) || unicode.IsControl(r)
+	}) {
+		prefix = firstSegment(clean.Escaped)
 	}
-	s.PathAllowlist = []string{prefix}
+	prefix, _, _ = strings.Cut(prefix, "*") // not a wildcard, and taken for one
+	if last := prefix[strings.LastIndexByte(prefix, '/')+1:]; strings.Trim(strings.ReplaceAll(last, "%20", " "), ". ") == "" {
+		prefix = prefix[:len(prefix)-len(last)] // no segment of its own
+	}
+	if prefix != "/" && len(prefix) <= 1024 {
+		s.PathAllowlist = []string{prefix}
+	}
 	return s
+}
+
+func firstSegment(path string) string {
+	if first, _, ok := strings.Cut(path[1:], "/"); ok {
+		return "/" + first + "/"
+	}
+	return path
 }
 
 func (ref *refusal) status() int {
