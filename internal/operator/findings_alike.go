@@ -24,6 +24,7 @@ var wellKnown = []string{
 // siblings are real domains that would otherwise be taken for imitations.
 var siblings = []string{
 	"github.io", "github.dev", "gitlab.io", "google.dev", "pypy.org", "debian.net", "cloudflare.net", "amazonaws.com.cn", "microsoft.net",
+	"google-analytics.com", "cloudflare-dns.com", "docker-cn.com", "gcr.io",
 }
 
 // minAlike is the shortest label that is compared: below it everything is one letter away from something.
@@ -59,11 +60,11 @@ type known struct {
 type look struct {
 	owned
 	skeleton string
-	squashed string // the label
-	whole    string // squashed too: the host's name without the suffix
-	within   string // how the domain stands inside another name: .github.com.
-	dashed   string // the same with dashes: .github-com
-	runes    []rune // the label
+	squashed string   // the label
+	whole    string   // squashed too: the host's name without the suffix
+	word     string   // the skeleton as one word of a label: -github-
+	inside   []string // how the domain stands inside another name: github.com, github-com, githubcom
+	runes    []rune   // the label
 }
 
 func knownOf(host string) *known {
@@ -75,7 +76,8 @@ func knownOf(host string) *known {
 		domain := o.label + "." + o.suffix
 		k.looks = append(k.looks, look{
 			owned: o, skeleton: skeleton(o.label), squashed: squash(o.label), whole: squash(strings.TrimSuffix(host, o.suffix)),
-			within: "." + domain + ".", dashed: "." + strings.ReplaceAll(domain, ".", "-"), runes: []rune(o.label),
+			word: "-" + skeleton(o.label) + "-", inside: []string{domain, strings.ReplaceAll(domain, ".", "-"), strings.ReplaceAll(domain, ".", "")},
+			runes: []rune(o.label),
 		})
 	}
 	return k
@@ -172,13 +174,15 @@ type name struct {
 	owned
 	dotted   string // .the.whole.name
 	skeleton string
+	words    string // -the-skeleton-
 	squashed string
 	runes    []rune
 }
 
 func nameOf(host string, mine owned) name {
 	mine.label = decoded(mine.label)
-	return name{mine, "." + host, skeleton(mine.label), squash(mine.label), []rune(mine.label)}
+	sk := skeleton(mine.label)
+	return name{mine, "." + host, sk, "-" + sk + "-", squash(mine.label), []rune(mine.label)}
 }
 
 // alike tells whether the name may be taken for the known host.
@@ -190,14 +194,34 @@ func (n name) alike(k *known) bool {
 		switch {
 		case n.skeleton == l.skeleton, // letters that look the same, or another suffix
 			n.suffix == l.suffix && oneEdit(n.runes, l.runes),
-			n.squashed == l.squashed,             // git-hub.com
-			n.squashed == l.whole,                // api-github.com
-			strings.Contains(n.dotted, l.within), // github.com.example.net
-			strings.Contains(n.dotted, l.dashed): // github-com.example.net
+			n.squashed == l.squashed,                                  // git-hub.com
+			n.squashed == l.whole,                                     // api-github.com
+			n.suffix == l.suffix && strings.Contains(n.words, l.word), // github-login.com
+			n.contains(l): // github.com.example.net
 			return true
 		}
 	}
 	return false
+}
+
+// contains tells whether the known domain stands in front of another, set off by dots or hyphens.
+func (n name) contains(l look) bool {
+	if !strings.Contains(n.dotted, l.label) {
+		return false
+	}
+	return slices.ContainsFunc(l.inside, func(domain string) bool {
+		for rest := n.dotted; ; {
+			i := strings.Index(rest, domain)
+			if i < 0 {
+				return false
+			}
+			end := i + len(domain)
+			if end < len(rest) && strings.IndexByte(".-", rest[end]) >= 0 && i > 0 && strings.IndexByte(".-", rest[i-1]) >= 0 {
+				return true
+			}
+			rest = rest[i+1:]
+		}
+	})
 }
 
 var separators = strings.NewReplacer("-", "", ".", "")

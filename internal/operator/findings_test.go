@@ -241,6 +241,18 @@ var hostCases = []struct {
 	{"api.github.com.example.net", "look-alike"},  //
 	{"github-com.example.net", "look-alike"},      //
 	{"raw.githubuserc0ntent.com", "look-alike"},   //
+	{"github.com-login.evil.com", "look-alike"},   // in front, with a hyphen
+	{"pypi.org-files.net", "look-alike"},          //
+	{"login-github.com.evil.io", "look-alike"},    //
+	{"login-github-com.evil.io", "look-alike"},    //
+	{"githubcom.evil.io", "look-alike"},           // without the dot
+	{"www.githubcom-login.evil.io", "look-alike"}, //
+	{"gist-github.com", "look-alike"},             // one word of a name
+	{"login.github-auth.com", "look-alike"},       //
+	{"my-github-login.com", "look-alike"},         //
+	{"g1thub-login.com", "look-alike"},            //
+	{"github-login.example.net", ""},              // a name in somebody's domain
+	{"github-community.example.net", ""},          // not github-com
 	{"registry.npmjs.org", ""},                    //
 	{"someone.github.io", "public-suffix"},        // not github.com under another suffix
 	{"xn--gthub-cta.com", "look-alike punycode"},  // gìthub
@@ -274,6 +286,12 @@ func TestLookAlikeOfRouted(t *testing.T) {
 		{"acrne.blob.core.windows.net", []string{"acme.blob.core.windows.net"}, "acrne.blob.core.windows.net ~ acme.blob.core.windows.net"},
 		{"pypl.org", []string{"files.pypl.org"}, "pypl.org ~ pypi.org"}, // being routed does not make it the famous one
 		{"x.acrne.com", []string{"*.acme.com"}, "x.acrne.com ~ acme.com"},
+		{"mycorp.com-sso.net", []string{"api.mycorp.com"}, "mycorp.com-sso.net ~ api.mycorp.com"},
+		{"mycorp-api.com", []string{"api.mycorp.com"}, "mycorp-api.com ~ api.mycorp.com"},
+		{"mycorp-api.net", []string{"api.mycorp.com"}, ""},
+		{"mycorp.example.net", []string{"api.mycorp.com"}, ""},
+		{"xmycorp.com-sso.net", []string{"api.mycorp.com"}, ""},
+		{"amycorp.com.mycorp.com.b.net", []string{"api.mycorp.com"}, "amycorp.com.mycorp.com.b.net ~ api.mycorp.com"},
 	} {
 		t.Run(tt.host, func(t *testing.T) {
 			got := ""
@@ -286,6 +304,36 @@ func TestLookAlikeOfRouted(t *testing.T) {
 				t.Errorf("look-alike of %q among %q = %q, want %q", tt.host, tt.routed, got, tt.want)
 			}
 		})
+	}
+}
+
+// TestHonestNames: hosts that builds really need, and usual names of mirrors, are not held to be imitations.
+func TestHonestNames(t *testing.T) {
+	for _, host := range strings.Fields(`
+		api.github.com codeload.github.com objects.githubusercontent.com raw.githubusercontent.com githubusercontent.com githubassets.com
+		github.io github-cloud.s3.amazonaws.com github-releases.s3.amazonaws.com github-readme-stats.vercel.app my-github-mirror.corp.example
+		github.corp.example gitlab.corp.example registry.gitlab.com gitlab-org.gitlab.io api.bitbucket.org ghcr.io pkg-containers.githubusercontent.com
+		pypi.org files.pythonhosted.org test.pypi.org pypi.python.org www.python.org docs.python.org pypi-mirror.corp.example conda.anaconda.org
+		repo.anaconda.com download.pytorch.org registry.npmjs.org npmjs.com www.npmjs.org registry.yarnpkg.com repo.yarnpkg.com npm.pkg.github.com
+		nodejs.org unofficial-builds.nodejs.org deno.land jsr.io esm.sh cdn.jsdelivr.net unpkg.com registry.npmmirror.com npm-registry.corp.example
+		proxy.golang.org sum.golang.org go.dev dl.google.com golang.org gopkg.in goproxy.io goproxy.cn crates.io static.crates.io index.crates.io
+		static.rust-lang.org doc.rust-lang.org rubygems.org index.rubygems.org packagist.org repo.packagist.org getcomposer.org
+		repo.maven.apache.org repo1.maven.org plugins.gradle.org services.gradle.org downloads.gradle.org archive.apache.org dlcdn.apache.org
+		oss.sonatype.org central.sonatype.com api.nuget.org www.nuget.org hackage.haskell.org hex.pm repo.hex.pm cpan.org metacpan.org cran.r-project.org
+		deb.debian.org security.debian.org snapshot.debian.org archive.ubuntu.com security.ubuntu.com ppa.launchpadcontent.net dl-cdn.alpinelinux.org
+		mirrors.fedoraproject.org registry-1.docker.io auth.docker.io production.cloudflare.docker.com download.docker.com quay.io cdn.quay.io
+		gcr.io us-docker.pkg.dev registry.k8s.io public.ecr.aws mcr.microsoft.com packages.microsoft.com login.microsoftonline.com
+		huggingface.co cdn-lfs.huggingface.co hf.co storage.googleapis.com www.googleapis.com oauth2.googleapis.com www.google-analytics.com
+		generativelanguage.googleapis.com aiplatform.googleapis.com cloudflare-dns.com one.one.one.one registry.docker-cn.com api.anthropic.com
+		console.anthropic.com api.openai.com openaipublic.blob.core.windows.net downloads.sourceforge.net api.stackexchange.com stackoverflow.com
+		formulae.brew.sh cache.nixos.org channels.nixos.org releases.hashicorp.com registry.terraform.io dl.k8s.io get.helm.sh sh.rustup.rs
+		sentry.io api.snapcraft.io flathub.org dl.flathub.org repo.mysql.com apt.postgresql.org packages.gitlab.com deb.nodesource.com
+	`) {
+		for _, f := range findingsFor(egressOf(host), planOf(newEntry(apply.KindEgress, "api.mycorp.com"))) {
+			if f.Code == "look-alike" {
+				t.Errorf("%s: %s", host, f.Evidence)
+			}
+		}
 	}
 }
 
@@ -597,7 +645,7 @@ const findingsLimits = `
 - Names are not resolved: a public name may point to a private address. The proxy checks the address when it dials.
 - ` + "`look-alike`" + ` compares with the hosts in the bottle's own tables and a short list of well-known ones: one letter more, less, other or
   swapped, digits and foreign letters of the same shape, a hyphen, another suffix, a known name in front of
-  another domain.
+  another domain, or its owner's as one word of a hyphenated name under the same suffix.
 - ` + "`curl-pipe-sh`" + ` finds what is downloaded and run in one command. A file that is saved first and run later is not found,
   nor is a package manager that runs scripts of its own.
 - ` + "`secret-in-env`" + ` goes by names and by the usual shapes of tokens.
