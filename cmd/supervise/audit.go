@@ -30,7 +30,7 @@ somewhere else, and give it back with --head: then it can.`,
   supervise audit verify --json | jq -r .head > head    to be kept elsewhere
   supervise audit verify --head "$(cat head)"           is everything up to there still there?`,
 		Args: args(0, 0),
-		RunE: a.withDesk(func(cmd *cobra.Command, d *desk, _ []string) error {
+		RunE: a.withReadDesk(func(cmd *cobra.Command, d *desk, _ []string) error {
 			if cmd.Flags().Changed("head") && !isHash(head) {
 				return usagef("give all of what verify printed as head", "audit verify: --head %s is not 64 hexadecimal digits", quote(safetext.Line(head, 80)))
 			}

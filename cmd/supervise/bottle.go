@@ -101,7 +101,7 @@ a typing mistake.`,
 		Example: `  supervise bottle list
   supervise bottle list --json | jq -r '.bottles[] | select(.egress == null) | .bottle'`,
 		Args: args(0, 0),
-		RunE: a.withDesk(func(cmd *cobra.Command, d *desk, _ []string) error {
+		RunE: a.withReadDesk(func(cmd *cobra.Command, d *desk, _ []string) error {
 			all, err := d.bottles(cmd.Context())
 			if err != nil {
 				return err

@@ -42,7 +42,7 @@ func (a *app) choiceFlags(cmd *cobra.Command, c *choice) {
 func (a *app) completeDangers(cmd *cobra.Command, args []string, _ string) ([]cobra.Completion, cobra.ShellCompDirective) {
 	var out []cobra.Completion
 	if len(args) > 0 {
-		if d, err := a.openDesk(); err == nil {
+		if d, err := a.readDesk(); err == nil {
 			defer d.Close()
 			if p, err := a.look(cmd.Context(), d, args[0], nil); err == nil {
 				for _, f := range p.Findings {

@@ -28,9 +28,16 @@ type desk struct {
 	targets func(bottle string) config.Bottle
 	named   []string // bottles that the configuration names
 	notify  config.Notify
+	scratch string // stands in for .desk, and goes with the command; "" when .desk is there
 }
 
-func (d *desk) Close() error { return d.inbox.Close() }
+func (d *desk) Close() error {
+	err := d.inbox.Close()
+	if d.scratch != "" {
+		err = errors.Join(err, os.RemoveAll(d.scratch))
+	}
+	return err
+}
 
 // Find is the desk's, and forgives the spaces of a paste. What an ambiguous start may mean is told with it.
 func (d *desk) Find(ctx context.Context, id string) (operator.Ref, error) {
@@ -90,8 +97,17 @@ func must(err error) {
 
 // withDesk opens the desk, recovers, runs f and closes it again.
 func (a *app) withDesk(f func(cmd *cobra.Command, d *desk, args []string) error) func(*cobra.Command, []string) error {
+	return a.with(a.openDesk, f)
+}
+
+// withReadDesk is withDesk for a command that decides nothing.
+func (a *app) withReadDesk(f func(cmd *cobra.Command, d *desk, args []string) error) func(*cobra.Command, []string) error {
+	return a.with(a.readDesk, f)
+}
+
+func (a *app) with(open func() (*desk, error), f func(cmd *cobra.Command, d *desk, args []string) error) func(*cobra.Command, []string) error {
 	return func(cmd *cobra.Command, args []string) (err error) {
-		d, err := a.openDesk()
+		d, err := open()
 		if err != nil {
 			return err
 		}
@@ -106,9 +122,15 @@ func (a *app) withDesk(f func(cmd *cobra.Command, d *desk, args []string) error)
 // openDesk is the desk of a command.
 func (a *app) openDesk() (*desk, error) { return a.openDeskVia("cli") }
 
-// openDeskVia wires the desk of this host: configuration, mailboxes, and the hand that changes the targets. The ledger
-// says via what was decided.
-func (a *app) openDeskVia(via string) (*desk, error) {
+// openDeskVia is the desk of whatever decides. The ledger says via what was decided.
+func (a *app) openDeskVia(via string) (*desk, error) { return a.deskIn(via, false) }
+
+// readDesk is the desk of a command that decides nothing. In a directory that no desk was in and that has no mailbox, which
+// may be a typing mistake, it leaves nothing behind.
+func (a *app) readDesk() (*desk, error) { return a.deskIn("cli", true) }
+
+// deskIn wires the desk of this host: configuration, mailboxes, and the hand that changes the targets.
+func (a *app) deskIn(via string, reads bool) (_ *desk, err error) {
 	host, err := config.LoadHost(a.config, a.env)
 	if err != nil {
 		return nil, hint(err, "docs/configuration.md describes supervise.yaml")
@@ -117,7 +139,19 @@ func (a *app) openDeskVia(via string) (*desk, error) {
 	if err != nil {
 		return nil, err
 	}
-	hand, err := apply.New(apply.Options{Targets: host.For, LockDir: filepath.Join(root, ".desk", "locks")})
+	dir, scratch := filepath.Join(root, ".desk"), ""
+	if reads && untouched(root) {
+		if scratch, err = os.MkdirTemp("", "supervise-desk-"); err != nil {
+			return nil, err
+		}
+		dir = scratch
+		defer func() {
+			if err != nil {
+				err = errors.Join(err, os.RemoveAll(scratch))
+			}
+		}()
+	}
+	hand, err := apply.New(apply.Options{Targets: host.For, LockDir: filepath.Join(dir, "locks")})
 	if err != nil {
 		return nil, err
 	}
@@ -125,11 +159,11 @@ func (a *app) openDeskVia(via string) (*desk, error) {
 	if err != nil {
 		return nil, err
 	}
-	d, err := operator.New(operator.Options{Root: root, Inbox: inbox, Hand: hand, Via: via})
+	d, err := operator.New(operator.Options{Root: root, Dir: scratch, Inbox: inbox, Hand: hand, Via: via})
 	if err != nil {
 		return nil, errors.Join(err, inbox.Close())
 	}
-	return &desk{Desk: d, root: root, without: a.without(host), inbox: inbox, targets: host.For, named: slices.Collect(maps.Keys(host.Bottles)), notify: host.Notify}, nil
+	return &desk{Desk: d, root: root, without: a.without(host), inbox: inbox, targets: host.For, named: slices.Collect(maps.Keys(host.Bottles)), notify: host.Notify, scratch: scratch}, nil
 }
 
 // rootDir finds where the mailboxes are. A root that somebody named must be there; the default one is made.
@@ -179,6 +213,17 @@ func isMailbox(dir string) bool {
 	}
 	own, proposals := names(filepath.Join(dir, "processed"))
 	return proposals && !own
+}
+
+// untouched tells whether a root has neither a desk nor a mailbox, so that a desk would find nothing to do in it.
+func untouched(root string) bool {
+	if _, err := os.Lstat(filepath.Join(root, ".desk")); !errors.Is(err, fs.ErrNotExist) {
+		return false
+	}
+	entries, err := os.ReadDir(root)
+	return err == nil && !slices.ContainsFunc(entries, func(e os.DirEntry) bool {
+		return queue.CheckSlug(e.Name()) == nil && isMailbox(filepath.Join(root, e.Name()))
+	})
 }
 
 // without says where no configuration was found, or nothing when there is one.
@@ -264,7 +309,7 @@ func (a *app) completeBottles(cmd *cobra.Command, _ []string, _ string) ([]cobra
 
 // glance is a snapshot for completion: whatever goes wrong, there is nothing to offer.
 func (a *app) glance(ctx context.Context) *operator.Snapshot {
-	d, err := a.openDesk()
+	d, err := a.readDesk()
 	if err != nil {
 		return nil
 	}

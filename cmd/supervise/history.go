@@ -29,7 +29,7 @@ failed, later perhaps undone.`,
   supervise history --bottle web --status rejected --since 7d
   supervise history --query github.com --limit 0 --json`,
 		Args: args(0, 0),
-		RunE: a.withDesk(func(cmd *cobra.Command, d *desk, _ []string) error {
+		RunE: a.withReadDesk(func(cmd *cobra.Command, d *desk, _ []string) error {
 			var err error
 			if f.Since, err = parseSince(since, time.Now()); err != nil {
 				return err

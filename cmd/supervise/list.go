@@ -32,7 +32,7 @@ is to decide: exit code 1.`,
   supervise list --bottle web --all
   supervise list --json | jq -r '.items[].id'`,
 		Args: args(0, 0),
-		RunE: a.withDesk(func(cmd *cobra.Command, d *desk, _ []string) error {
+		RunE: a.withReadDesk(func(cmd *cobra.Command, d *desk, _ []string) error {
 			s, err := d.Snapshot(cmd.Context())
 			if err != nil {
 				return err

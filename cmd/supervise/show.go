@@ -28,7 +28,7 @@ approved only if it would still change exactly this.`,
   supervise show 0197f3b2-6d1e --json | jq -r .digest`,
 		Args:              args(1, 1),
 		ValidArgsFunction: a.completeIDs,
-		RunE: a.withDesk(func(cmd *cobra.Command, d *desk, args []string) error {
+		RunE: a.withReadDesk(func(cmd *cobra.Command, d *desk, args []string) error {
 			edited, err := a.edited(file)
 			if err != nil {
 				return err

@@ -24,6 +24,7 @@
 package operator
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -45,6 +46,7 @@ import (
 // Options configure a Desk.
 type Options struct {
 	Root   string       // the mailboxes' root; .desk is in it
+	Dir    string       // instead of .desk, for a root that has none and is only looked at
 	Inbox  queue.Inbox  // the mailboxes; the desk does not close it
 	Hand   apply.Hand   // what changes the targets
 	By     string       // who decides; if empty, USER@HOST
@@ -337,7 +339,7 @@ func New(o Options) (*Desk, error) {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	dir := filepath.Join(o.Root, ".desk")
+	dir := cmp.Or(o.Dir, filepath.Join(o.Root, ".desk"))
 	st, err := openStore(dir, o.Step)
 	if err != nil {
 		return nil, fmt.Errorf("opening the desk in %s: %w", dir, err)
