@@ -135,16 +135,58 @@ func follow(n *yaml.Node) *yaml.Node {
 func null(n *yaml.Node) bool { return n.Kind == yaml.ScalarNode && n.ShortTag() == "!!null" }
 
 func (p *parser) top(n *yaml.Node, h *Host) {
-	var bottles *yaml.Node
+	var defaults, bottles *yaml.Node
 	p.mapping(n, "the file",
 		key{"root", func(n *yaml.Node) { p.path(n, "root", &h.Root, false) }},
-		key{"defaults", func(n *yaml.Node) { p.bottle(n, "defaults", &h.Defaults) }},
+		key{"defaults", func(n *yaml.Node) { defaults = n; p.bottle(n, "defaults", &h.Defaults) }},
 		key{"bottles", func(n *yaml.Node) { bottles = n }},
 		key{"notify", func(n *yaml.Node) { p.notify(n, &h.Notify) }},
 	)
-	if bottles == nil || null(bottles) { // they are read last, over the defaults
-		return
+	if bottles != nil && !null(bottles) { // they are read last, over the defaults
+		p.bottles(bottles, h)
 	}
+	if defaults != nil && len(p.mistakes) == 0 {
+		p.unused(defaults, h)
+	}
+}
+
+// target is one of a bottle's, as far as it matters whether it can be managed.
+type target struct {
+	name        string
+	there, lost bool // it is not left out; it is not, but has no file
+	example     string
+}
+
+func targets(b Bottle) []target {
+	e, l, c := b.Egress, b.Pipelock, b.Capability
+	return []target{
+		{name: "egress", there: e != nil, lost: e != nil && e.File == "", example: "egress/routes.yaml"},
+		{name: "pipelock", there: l != nil, lost: l != nil && l.File == "", example: "pipelock/pipelock.yaml"},
+		{name: "capability", there: c != nil, lost: c != nil && c.File == "", example: "Dockerfile"},
+	}
+}
+
+// unused tells of defaults without a file that no bottle gives one: they would do nothing, and look as if they did.
+func (p *parser) unused(n *yaml.Node, h *Host) {
+	for i, t := range targets(h.Defaults) {
+		used := false
+		for _, b := range h.Bottles {
+			used = used || targets(b)[i].there // and not lost: that is a mistake of its own
+		}
+		if !t.lost || used {
+			continue
+		}
+		at := n
+		for j := 0; j+1 < len(n.Content); j += 2 {
+			if n.Content[j].Value == t.name {
+				at = n.Content[j]
+			}
+		}
+		p.bad(at, "defaults.%s has no file, and no bottle gives it one: add file, such as ~/bottles/{slug}/%s, or leave %s out", t.name, t.example, t.name)
+	}
+}
+
+func (p *parser) bottles(bottles *yaml.Node, h *Host) {
 	if bottles.Kind != yaml.MappingNode {
 		p.bad(bottles, "bottles must be a mapping of slugs")
 		return
@@ -163,14 +205,7 @@ func (p *parser) top(n *yaml.Node, h *Host) {
 		b := h.Defaults.clone()
 		where := "bottles." + slug.Value
 		p.bottle(bottles.Content[i+1], where, &b)
-		for _, t := range []struct {
-			name string
-			lost bool
-		}{
-			{"egress", b.Egress != nil && b.Egress.File == ""},
-			{"pipelock", b.Pipelock != nil && b.Pipelock.File == ""},
-			{"capability", b.Capability != nil && b.Capability.File == ""},
-		} {
+		for _, t := range targets(b) {
 			if t.lost {
 				p.bad(slug, "%s.%s has no file, here or in defaults", where, t.name)
 			}
