@@ -93,7 +93,7 @@ func members(data []byte, known ...string) (map[string]json.RawMessage, error) {
 	for dec.More() {
 		t, err := dec.Token()
 		if err != nil {
-			return nil, errors.New("not valid JSON")
+			return nil, notJSON(data)
 		}
 		key, ok := t.(string)
 		if !ok || !slices.Contains(known, key) {
@@ -104,17 +104,31 @@ func members(data []byte, known ...string) (map[string]json.RawMessage, error) {
 		}
 		var v json.RawMessage
 		if err := dec.Decode(&v); err != nil {
-			return nil, errors.New("not valid JSON")
+			return nil, notJSON(data)
 		}
 		out[key] = v
 	}
 	if _, err := dec.Token(); err != nil {
-		return nil, errors.New("not valid JSON")
+		return nil, notJSON(data)
 	}
 	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
 		return nil, errors.New("something follows the object")
 	}
 	return out, nil
+}
+
+// notJSON says where a text that is not JSON goes wrong, as an editor counts: its writer may be a person.
+func notJSON(data []byte) error {
+	e, ok := errors.AsType[*json.SyntaxError](json.Unmarshal(data, new(json.RawMessage)))
+	if !ok {
+		return errors.New("not valid JSON")
+	}
+	at := min(int(e.Offset), len(data))
+	if at > 0 && !strings.HasPrefix(e.Error(), "unexpected end") {
+		at-- // the offset counts the byte that was not expected
+	}
+	line := data[bytes.LastIndexByte(data[:at], '\n')+1 : at]
+	return fmt.Errorf("not valid JSON: line %d, column %d: %w", bytes.Count(data[:at], []byte("\n"))+1, utf8.RuneCount(line)+1, e)
 }
 
 // Encode returns the stored form. Parse(p.Tool, p.Encode()) is p.
