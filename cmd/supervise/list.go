@@ -233,12 +233,12 @@ func (a *app) itemRow(it operator.Item, short string) row {
 	r := row{cells: []string{short, it.Bottle, safetext.Line(it.Tool, 20), age(it.Age), string(it.Connected), it.Summary.Line(300)}}
 	switch it.State {
 	case operator.Stuck, operator.Failed, operator.Bad:
-		r.under = append(r.under, a.style.warn(strings.ToUpper(string(it.State))+": ")+safetext.Line(firstLine(it.Error), 300))
+		r.under = append(r.under, a.style.warn(strings.ToUpper(string(it.State))+": ")+escapeCut(firstLine(it.Error), 300))
 	case operator.Deciding:
 		r.under = append(r.under, a.style.dim("being decided at this moment"))
 	}
 	if it.Blocked != "" {
-		r.under = append(r.under, a.style.warn("CANNOT BE APPROVED: ")+safetext.Line(firstLine(it.Blocked), 300))
+		r.under = append(r.under, a.style.warn("CANNOT BE APPROVED: ")+escapeCut(firstLine(it.Blocked), 300))
 	}
 	if len(it.Unmanaged) > 0 {
 		r.under = append(r.under, a.style.dim(fmt.Sprintf("not managed here, to be done by hand: %s", join(it.Unmanaged))))

@@ -311,20 +311,20 @@ func when(t time.Time) string {
 }
 
 // escape makes text of unknown origin printable; text that was escaped before stays as it is.
-func escape(s string) string { return escapeWith(s, safetext.Block) }
+func escape(s string) string { return safetext.Once(s) }
 
 // escapeLine is escape for one line.
 func escapeLine(s string) string {
-	return escapeWith(s, func(s string) string { return safetext.Line(s, 0) })
+	return strings.NewReplacer("\n", `\n`, "\t", `\t`).Replace(escape(s))
 }
 
-func escapeWith(s string, f func(string) string) string {
-	strip := func(s string) string { return strings.ReplaceAll(s, `\`, "") }
-	safe := f(s)
-	if strip(safe) == strip(s) { // only backslashes would be doubled
-		return s
+// escapeCut is escapeLine, cut to max characters.
+func escapeCut(s string, max int) string {
+	r := []rune(escapeLine(s))
+	if len(r) > max {
+		r = append(r[:max-1], '…')
 	}
-	return safe
+	return string(r)
 }
 
 // quote makes a word safe for a shell.

@@ -89,7 +89,7 @@ func (d *Desk) consider(ctx context.Context, e queue.Entry, edited *string) (*co
 		if c.State == Open || c.State == Failed || c.State == Stuck {
 			c.State = Bad
 		}
-		c.Error = safetext.Block(err.Error())
+		c.Error = safetext.Once(err.Error())
 		c.Blocked = "the proposal is malformed, so it can only be rejected: " + c.Error
 		return c, nil
 	}

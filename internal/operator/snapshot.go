@@ -69,7 +69,7 @@ func itemOf(e queue.Entry, l *line, rec *Record, earlier func(tool, key string) 
 		ArrivedAt: p.ArrivedAt, Age: max(e.Age, 0), Connected: Unknown, State: Open, Findings: []Finding{},
 	}
 	if l.bad != "" {
-		it.State, it.Error = Bad, safetext.Block(l.bad)
+		it.State, it.Error = Bad, safetext.Once(l.bad)
 	}
 	if rec != nil {
 		switch rec.State {

@@ -54,6 +54,16 @@ func Block(s string) string {
 	return b.String()
 }
 
+// Once is Block for text that may have been escaped already, such as an error that quotes an agent: what is plain but for
+// its backslashes stays as it is.
+func Once(s string) string {
+	strip := func(s string) string { return strings.ReplaceAll(s, `\`, "") }
+	if safe := Block(s); strip(safe) != strip(s) {
+		return safe
+	}
+	return s // only backslashes would have been doubled
+}
+
 // Line escapes to one line: newlines and tabs too. It cuts to max display cells, the last of them
 // then "…"; max <= 0 does not cut. An escape is never cut in two.
 func Line(s string, max int) string {

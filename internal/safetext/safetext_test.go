@@ -309,3 +309,20 @@ func BenchmarkBlock(b *testing.B) {
 		Block(s)
 	}
 }
+
+func TestOnce(t *testing.T) {
+	for _, tt := range []struct{ in, want string }{
+		{"plain\ttext\n", "plain\ttext\n"},
+		{"a\x1b[2J", `a\x1b[2J`},
+		{`a\x1b[2J`, `a\x1b[2J`},                     // escaped before
+		{`a "/x\\x1b" \u202e`, `a "/x\\x1b" \u202e`}, // quoted by %q
+		{"a\x1b[2J" + `\x1b`, `a\x1b[2J\\x1b`},
+	} {
+		if got := Once(tt.in); got != tt.want {
+			t.Errorf("Once(%q) = %q, want %q", tt.in, got, tt.want)
+		}
+		if got := Once(tt.want); got != tt.want {
+			t.Errorf("Once(%q) = %q, want it unchanged", tt.want, got)
+		}
+	}
+}

@@ -153,13 +153,7 @@ func agentLine(u safetext.Untrusted, w int) string {
 func agentText(u safetext.Untrusted) string { return steady(u.String()) }
 
 // printable escapes text that may or may not be escaped already, such as an error that quotes an agent.
-func printable(s string) string {
-	strip := func(s string) string { return strings.ReplaceAll(s, `\`, "") }
-	if safe := safetext.Block(s); strip(safe) != strip(s) {
-		return steady(safe)
-	}
-	return steady(s) // only backslashes would have been doubled
-}
+func printable(s string) string { return steady(safetext.Once(s)) }
 
 // oneLine is printable in one line.
 func oneLine(s string) string {
