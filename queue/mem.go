@@ -442,11 +442,11 @@ func (m *Mem) dropLocked(ch chan struct{}) {
 func (m *Mem) Forget(ctx context.Context, bottle string) error {
 	b, unlock, err := m.lockBox(ctx, bottle)
 	if err != nil {
-		return err
+		return fmt.Errorf("forgetting bottle %s: %w", bottle, err)
 	}
 	defer unlock()
 	if b.open > 0 {
-		return fmt.Errorf("forgetting %s: %w; stop it first", bottle, ErrLocked)
+		return fmt.Errorf("forgetting bottle %s: %w; stop it first", bottle, ErrLocked)
 	}
 	delete(m.boxes, bottle)
 	m.ringLocked()

@@ -505,7 +505,12 @@ const forgotten = ".forgotten-"
 
 // Forget implements Inbox. The directory is first renamed to a name that is no bottle's, so that a sidecar that starts
 // meanwhile gets a new one.
-func (r *Root) Forget(ctx context.Context, bottle string) error {
+func (r *Root) Forget(ctx context.Context, bottle string) (err error) {
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("forgetting bottle %s: %w", bottle, err)
+		}
+	}()
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
@@ -516,13 +521,13 @@ func (r *Root) Forget(ctx context.Context, bottle string) error {
 	defer b.close()
 	lock, err := b.lock()
 	if errors.Is(err, ErrLocked) || errors.Is(err, errMoved) {
-		return fmt.Errorf("forgetting %s: %w; stop it first", bottle, ErrLocked)
+		return fmt.Errorf("%w; stop it first", ErrLocked)
 	}
 	if lock != nil {
 		defer lock.Close()
 	}
 	if err != nil && !errors.Is(err, ErrBad) { // no sidecar can hold what is not a file
-		return fmt.Errorf("forgetting %s: %w", bottle, err)
+		return err
 	}
 	dir, err := r.dir()
 	if err != nil {
@@ -533,7 +538,7 @@ func (r *Root) Forget(ctx context.Context, bottle string) error {
 		gone = bottle // a mount: empty it where it is
 	}
 	if err := dir.RemoveAll(gone); err != nil {
-		return fmt.Errorf("forgetting %s: what is left is in %s: %w", bottle, filepath.Join(r.path, gone), err)
+		return fmt.Errorf("what is left is in %s: %w", filepath.Join(r.path, gone), err)
 	}
 	r.mu.Lock()
 	delete(r.ages, bottle)

@@ -59,7 +59,7 @@ It is refused while a sidecar uses the mailbox.`,
 				}
 			}
 			if err := d.Forget(cmd.Context(), slug); err != nil {
-				return fmt.Errorf("forgetting bottle %s: %w", slug, err)
+				return err
 			}
 			if a.json {
 				return a.printJSON(forgottenJSON{slug, open})

@@ -355,7 +355,7 @@ func (d *Desk) Trail(ctx context.Context) (Trail, error) {
 func (d *Desk) Forget(ctx context.Context, bottle string) error {
 	unlock, err := d.store.lockBottle(ctx, bottle)
 	if err != nil {
-		return err
+		return fmt.Errorf("forgetting bottle %s: %w", bottle, err)
 	}
 	defer unlock()
 	return d.opts.Inbox.Forget(ctx, bottle)
