@@ -44,8 +44,8 @@ func TestFullDisk(t *testing.T) {
 	}
 	w.side.says(`no space left on device`)
 	_, errs, code := w.run(append(root, "reject", id, "--notes", "no")...)
-	if code != 1 || !strings.Contains(errs, "no space left on device") {
-		t.Errorf("reject: exit %d, want 1 and why:\n%s", code, errs)
+	if code != 1 || !strings.Contains(errs, "no space left on device: make room on the file system of "+w.path("queue")) {
+		t.Errorf("reject: exit %d, want 1, why and the mend:\n%s", code, errs)
 	}
 	held(t, waits)
 

@@ -10,6 +10,8 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/bot-bottle/supervise/internal/apply"
 	"github.com/bot-bottle/supervise/internal/payload"
 	"github.com/bot-bottle/supervise/internal/safetext"
@@ -25,7 +27,7 @@ const replaceAfter = 10 * time.Second
 func (d *Desk) Approve(ctx context.Context, ref Ref, dec Decision) (*Result, error) {
 	res, rec, err := d.approve(ctx, ref, dec)
 	if err != nil || !rec.ReplacePending {
-		return res, err
+		return res, d.makeRoom(err)
 	}
 	// With no lock held: the agent is to get its answer before its bottle goes away under it.
 	note, err := d.replace(ctx, ref, dec.Progress)
@@ -403,6 +405,22 @@ func (r *Record) entry(event string) LedgerEntry {
 
 // Reject answers no. It binds to the proposal alone: nothing is changed, so there is nothing to preview.
 func (d *Desk) Reject(ctx context.Context, ref Ref, notes string) (*Result, error) {
+	res, err := d.reject(ctx, ref, notes)
+	return res, d.makeRoom(err)
+}
+
+// makeRoom adds the mend when a disk of the desk's own is full. A target's is in the failure already.
+func (d *Desk) makeRoom(err error) error {
+	if !errors.Is(err, unix.ENOSPC) && !errors.Is(err, unix.EDQUOT) {
+		return err
+	}
+	if _, ok := errors.AsType[*apply.Failure](err); ok {
+		return err
+	}
+	return fmt.Errorf("%w: make room on the file system of %s", err, d.opts.Root)
+}
+
+func (d *Desk) reject(ctx context.Context, ref Ref, notes string) (*Result, error) {
 	unlock, err := d.store.lockBottle(ctx, ref.Bottle)
 	if err != nil {
 		return nil, err

@@ -1225,3 +1225,28 @@ func TestAuditOfARemovedLedger(t *testing.T) {
 	}
 	audit(false, "no ledger")
 }
+
+// TestFullDiskIsTold: whichever step finds no room, the operator hears where to make some.
+func TestFullDiskIsTold(t *testing.T) {
+	full := &fs.PathError{Op: "write", Path: "x", Err: syscall.ENOSPC}
+	for _, verb := range []string{"approve", "reject"} {
+		r := newRig(t)
+		d := r.desk("ada")
+		ref := r.put(payload.NewEgress(payload.Route{Host: "new.example.com"}))
+		r.step = func(name string) error {
+			if strings.HasPrefix(name, "record ") {
+				return full
+			}
+			return nil
+		}
+		var err error
+		if verb == "approve" {
+			_, err = r.approve(d, ref)
+		} else {
+			_, err = d.Reject(t.Context(), ref, "no")
+		}
+		if want := "no space left on device: make room on the file system of " + r.root; err == nil || !strings.HasSuffix(err.Error(), want) || !errors.Is(err, full) {
+			t.Errorf("%s: error %v, want it to end %q", verb, err, want)
+		}
+	}
+}

@@ -18,6 +18,11 @@ import (
 // agent is not told, since its call was answered long ago; its next request is refused, and it asks again. A change whose agent
 // cannot be told is taken back too, and that proposal is open again.
 func (d *Desk) Undo(ctx context.Context, ref Ref, progress io.Writer) (*Result, error) {
+	res, err := d.undo(ctx, ref, progress)
+	return res, d.makeRoom(err)
+}
+
+func (d *Desk) undo(ctx context.Context, ref Ref, progress io.Writer) (*Result, error) {
 	unlock, err := d.store.lockBottle(ctx, ref.Bottle)
 	if err != nil {
 		return nil, err
