@@ -86,41 +86,18 @@ func (b *inbox) item(ref operator.Ref) *operator.Item {
 	return nil
 }
 
-// leastID is how much of an id a word of the filter must be: shorter ones are pieces of too many.
-const leastID = 4
-
-// matches tells whether an item holds every word of the filter. Of its id a word must be the start.
-func matches(it *operator.Item, words []string) bool {
-	if len(words) == 0 {
-		return true
-	}
-	var hay strings.Builder
-	for _, s := range []string{it.Bottle, it.Tool, it.Summary.Raw(), it.Host.Raw(), string(it.State), string(it.Connected)} {
-		hay.WriteString(strings.ToLower(s) + "\n")
-	}
-	for _, f := range it.Findings {
-		hay.WriteString(f.Code + "\n" + string(f.Level) + "\n")
-	}
-	for _, w := range words {
-		if !strings.Contains(hay.String(), w) && (len(w) < leastID || !strings.HasPrefix(string(it.ID), w)) {
-			return false
-		}
-	}
-	return true
-}
-
 // arrange builds the rows. The selection stays on its proposal, and its line of the screen where it can; one that is no
 // longer open stays as a ghost between its neighbours.
 func (b *inbox) arrange() {
 	before, cur, offset := b.rows, b.cur, b.cur-b.top
-	words := strings.Fields(strings.ToLower(b.filter))
+	all, match := strings.TrimSpace(b.filter) == "", operator.Filter(b.filter)
 	folded := 0
 	b.rows = make([]row, 0, len(b.items)+1)
 	for i := range b.items {
 		it := &b.items[i]
 		switch {
-		case !matches(it, words):
-		case it.Abandoned && !b.abandoned && len(words) == 0:
+		case !match(it):
+		case it.Abandoned && !b.abandoned && all:
 			folded++
 		default:
 			b.rows = append(b.rows, row{item: it})
@@ -132,7 +109,7 @@ func (b *inbox) arrange() {
 	switch {
 	case folded > 0:
 		b.rows = append(b.rows, row{kind: foldedRow, text: fmt.Sprintf("%d abandoned: z shows them", folded)})
-	case b.abandoned && b.counted.abandoned > 0 && len(words) == 0:
+	case b.abandoned && b.counted.abandoned > 0 && all:
 		b.rows = append(b.rows, row{kind: foldedRow, text: "z hides the abandoned ones"})
 	}
 	_, open := b.index[b.sel]

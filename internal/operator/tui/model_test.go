@@ -333,6 +333,22 @@ func TestFilterOfIDs(t *testing.T) {
 	})
 }
 
+// TestFilterByWhatTheListShows: the words of the columns find their lines, and so do those of other desks.
+func TestFilterByWhatTheListShows(t *testing.T) {
+	image := dockerAsk(3, "c", 2)
+	image.Connected = operator.Away
+	start(t, 120, 40, newDesk(routeAsk(1, "a", "a.example.com", "/"), routeAsk(2, "b", "b.example.com", "/"), image), func(r *rig) {
+		r.wantScreen("waits", "docker")
+		for filter, want := range map[string]string{"waits": "/2", "waiting": "/2", "docker": "1/1", "away": "1/1", "egress": "/2", "dockerfile": "1/1"} {
+			r.press("/")
+			r.write(filter)
+			r.press("enter")
+			r.wantScreen(want)
+			r.press("esc")
+		}
+	})
+}
+
 // TestFilterAfterDeciding: what is decided stays where it was, until the filter changes.
 func TestFilterAfterDeciding(t *testing.T) {
 	start(t, 120, 40, three(), func(r *rig) {

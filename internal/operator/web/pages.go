@@ -30,6 +30,7 @@ type inboxPage struct {
 	Bottles              []string
 	Rows                 []inboxRow
 	Matching             int // over all pages
+	Dangers              int // of all that are open
 	Number, Pages        int
 	Prev, Next           string // URLs; "" for none
 	Abandoned            []inboxRow
@@ -71,11 +72,14 @@ func (s *Server) getInbox(w http.ResponseWriter, r *http.Request) {
 	}
 	p.Open, p.Rev, p.Bottles, p.Problems = 0, v.rev, v.Bottles, v.Problems
 	items := make([]*operator.Item, 0, len(v.Items))
-	match := matcher(p.Query)
+	match := operator.Filter(p.Query)
 	for i := range v.Items {
 		it := &v.Items[i]
 		if !it.Abandoned {
 			p.Open++
+			if it.Danger {
+				p.Dangers++
+			}
 		}
 		switch {
 		case p.Bottle != "" && it.Bottle != p.Bottle || !match(it):
@@ -165,19 +169,6 @@ func rowOf(v view, it operator.Item) inboxRow {
 		}
 	}
 	return row
-}
-
-func matcher(query string) func(*operator.Item) bool {
-	words := strings.Fields(strings.ToLower(query))
-	return func(it *operator.Item) bool {
-		if len(words) == 0 {
-			return true
-		}
-		text := strings.ToLower(strings.Join([]string{it.Bottle, it.Tool, it.Summary.Raw(), it.Host.Raw(), string(it.State)}, "\n"))
-		return !slices.ContainsFunc(words, func(w string) bool {
-			return !strings.Contains(text, w) && (len(w) < 4 || !strings.HasPrefix(string(it.ID), w)) // a piece of an id is in too many
-		})
-	}
 }
 
 // historyStep is how many lines the history grows by.

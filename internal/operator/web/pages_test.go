@@ -36,6 +36,12 @@ func TestInbox(t *testing.T) {
 	c.get("/?q=EXAMPLE.com+%2Fx").want(200, "1 match", "a.example.com").wantNot("b.example.com")
 	c.get("/?q=nothing").want(200, "Nothing matches.")
 	c.get("/?q=97").want(200, "Nothing matches.") // as every id has
+	if n := attr(c.get("/").want(200, "1 with danger").find(func(n *html.Node) bool { return attr(n, "class") == "dangers" }), "href"); n != "/?q=danger" {
+		t.Errorf("the count of dangers leads to %q", n)
+	}
+	for _, q := range []string{"danger", "ip-literal", "DANGER+10.0"} {
+		c.get("/?q="+q).want(200, "1 match", "1 with danger", "10.0.0.1").wantNot("a.example.com")
+	}
 	text := c.get("/?group=host").want(200).text()
 	if a, b := strings.Index(text, "allow a.example.com"), strings.Index(text, "allow b.example.com"); a > b {
 		t.Errorf("by host, b comes before a:\n%s", text)
@@ -56,6 +62,7 @@ func TestPagesOfTheInbox(t *testing.T) {
 	page := c.get("/").want(200, "95 open", "Page 1 of 4", "host-0.example", "host-24.example").wantNot("host-25.example", "Earlier")
 	next := page.find(func(n *html.Node) bool { return attr(n, "rel") == "next" })
 	c.get(attr(next, "href")).want(200, "Page 2 of 4", "host-25.example").wantNot("host-24.example")
+	c.get("/?q=waiting").want(200, "95 match")
 	c.get("/?page=4&q=example").want(200, "host-94.example", "Earlier").wantNot("Later")
 }
 
