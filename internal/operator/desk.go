@@ -105,6 +105,7 @@ type Item struct {
 	Host      safetext.Untrusted `json:"host,omitempty"` // for grouping; empty for a Dockerfile
 	ArrivedAt time.Time          `json:"arrived_at"`
 	Age       time.Duration      `json:"age_ns"`
+	Since     time.Time          `json:"-"` // when it was first seen, to a tenth of a second: ids tell the order within that
 	Connected Connected          `json:"connected"`
 	Findings  []Finding          `json:"findings"`
 	Danger    bool               `json:"danger"` // one of the findings is

@@ -66,7 +66,7 @@ func itemOf(e queue.Entry, l *line, rec *Record, earlier func(tool, key string) 
 	ref := Ref{p.Bottle, p.ID}
 	it := Item{
 		Ref: ref, Tool: p.Tool, Summary: safetext.Untrusted(l.summary), Host: safetext.Untrusted(l.host),
-		ArrivedAt: p.ArrivedAt, Age: max(e.Age, 0), Connected: Unknown, State: Open, Findings: []Finding{},
+		ArrivedAt: p.ArrivedAt, Age: max(e.Age, 0), Since: e.Since.Truncate(100 * time.Millisecond), Connected: Unknown, State: Open, Findings: []Finding{},
 	}
 	if l.bad != "" {
 		it.State, it.Error = Bad, safetext.Once(l.bad)
@@ -113,9 +113,8 @@ func (d *Desk) line(p queue.Proposal) *line {
 // looked is an inbox line in the making.
 type looked struct {
 	Item
-	p     queue.Proposal
-	l     *line     // of p
-	since time.Time // when it was first seen, to a tenth of a second: ids tell the order within that
+	p queue.Proposal
+	l *line // of p
 }
 
 // examine gives the items of a bottle their findings, which are at most findingsFresh old. They are computed again only if what
@@ -234,9 +233,7 @@ func (d *Desk) Snapshot(ctx context.Context) (*Snapshot, error) {
 	for _, p := range parts {
 		all, s.Problems = append(all, p.items...), append(s.Problems, p.problems...)
 	}
-	slices.SortStableFunc(all, func(a, b looked) int {
-		return cmp.Or(rank(a.Item)-rank(b.Item), a.since.Compare(b.since), strings.Compare(string(a.ID), string(b.ID)))
-	})
+	slices.SortStableFunc(all, func(a, b looked) int { return a.Compare(&b.Item) })
 	for _, it := range all {
 		s.Items = append(s.Items, it.Item)
 		open[it.Ref] = true
@@ -256,7 +253,12 @@ func (d *Desk) Snapshot(ctx context.Context) (*Snapshot, error) {
 	return s, nil
 }
 
-func rank(i Item) int {
+// Compare is the order of a snapshot. What is decided stands where it stood when it was open.
+func (i *Item) Compare(j *Item) int {
+	return cmp.Or(i.rank()-j.rank(), i.Since.Compare(j.Since), strings.Compare(string(i.ID), string(j.ID)))
+}
+
+func (i *Item) rank() int {
 	switch {
 	case i.State == Stuck:
 		return 0
@@ -333,7 +335,7 @@ func (d *Desk) bottle(ctx context.Context, b string) (s part, _ error) {
 			last = pres.At
 		}
 		it.Abandoned = it.State != Stuck && it.Connected != Waiting && it.Age > d.opts.Abandoned && time.Since(last) > d.opts.Abandoned
-		s.items = append(s.items, looked{it, e.Proposal, l, e.Since.Truncate(100 * time.Millisecond)})
+		s.items = append(s.items, looked{it, e.Proposal, l})
 	}
 	d.examine(ctx, b, s.items)
 	d.store.saw(b, waiting, seen)

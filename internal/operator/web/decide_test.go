@@ -284,3 +284,59 @@ func TestDismiss(t *testing.T) {
 	c.post("/dismiss", url.Values{"ref": {"web/../x"}}).want(400)
 	c.get(path(b)).want(200, "Approve")
 }
+
+// TestNextStaysInTheFilter: previous and next, and what a form leads to, stay where the proposal was come upon; what was
+// decided stands there where it stood.
+func TestNextStaysInTheFilter(t *testing.T) {
+	r := newRig(t, "api", "web")
+	c := r.client()
+	var refs []operator.Ref
+	for _, p := range [][2]string{{"web", "a.example"}, {"api", "b.example"}, {"web", "c.example"}, {"web", "d.other"}, {"web", "e.example"}, {"web", "f.example"}} {
+		refs = append(refs, r.put(p[0], must(route(p[1], "/v1/")), nil))
+	}
+	href := func(g *got, id string) string {
+		t.Helper()
+		n := g.byID(id)
+		if n == nil {
+			return ""
+		}
+		return attr(n, "href")
+	}
+	check := func(g *got, in string, prev, next, onward *operator.Ref) {
+		t.Helper()
+		g.want(200)
+		for id, ref := range map[string]*operator.Ref{"prev": prev, "next": next, "onward": onward} {
+			want := ""
+			if ref != nil {
+				want = path(*ref) + in
+			}
+			if got := href(g, id); got != want {
+				t.Errorf("%s: %s leads to %q, want %q", g.path, id, got, want)
+			}
+		}
+		if got := href(g, "back"); got != "/"+in {
+			t.Errorf("%s leads back to %q, want %q", g.path, got, "/"+in)
+		}
+	}
+	const in = "?bottle=web&q=example+%2Fv1"
+	row := c.get("/?q=example+/v1&bottle=web").want(200, "4 match").byID("w-" + string(refs[2].ID))
+	if got := attr(row, "href"); got != path(refs[2])+in {
+		t.Fatalf("the inbox leads to %q, want %q", got, path(refs[2])+in)
+	}
+	p := c.get(path(refs[2])+in).want(200, "2 of 4 that match the filter")
+	check(p, in, &refs[0], &refs[4], nil)
+	check(c.get(href(p, "edit-link")), in, nil, nil, nil)
+	action, f := p.values("decide")
+	if action != path(refs[2])+"/approve"+in {
+		t.Errorf("the form leads to %q", action)
+	}
+	check(c.post(path(refs[2])+"/reject"+in, f).want(200, "rejected by ann@host"), in, nil, &refs[4], &refs[4])
+	_, f = c.get(path(refs[5]) + in).values("decide")
+	check(c.post(path(refs[5])+"/reject"+in, f).want(200, "rejected"), in, nil, &refs[0], &refs[0]) // the last: from the beginning
+
+	// Without a filter it is the next of all, which is not the first.
+	check(c.get(path(refs[2])), "", nil, &refs[3], &refs[3])
+	check(c.get(path(refs[2])+"?group=bottle"), "?group=bottle", nil, &refs[3], &refs[3])
+	check(c.get(path(refs[1])+"?group=bottle"), "?group=bottle", nil, &refs[0], nil)
+	check(c.get(path(refs[0])+"?group=bottle"), "?group=bottle", &refs[1], &refs[3], nil)
+}

@@ -26,23 +26,24 @@ const maxFolded = 50
 
 type inboxPage struct {
 	page
-	Query, Bottle, Group string
-	Bottles              []string
-	Rows                 []inboxRow
-	Matching             int // over all pages
-	Dangers              int // of all that are open
-	Number, Pages        int
-	Prev, Next           string // URLs; "" for none
-	Abandoned            []inboxRow
-	Folded               int
-	Problems             []operator.Problem
-	Alert                *alert
-	Notice               string
+	where
+	Bottles       []string
+	Rows          []inboxRow
+	Matching      int // over all pages
+	Dangers       int // of all that are open
+	Number, Pages int
+	Prev, Next    string // URLs; "" for none
+	Abandoned     []inboxRow
+	Folded        int
+	Problems      []operator.Problem
+	Alert         *alert
+	Notice        string
 }
 
 // inboxRow is flat: a template takes much longer to find the fields of an embedded struct.
 type inboxRow struct {
 	Ref       operator.Ref
+	URL       string
 	Bottle    string
 	ID        queue.ID
 	Tool      string
@@ -62,7 +63,7 @@ type inboxRow struct {
 
 func (s *Server) getInbox(w http.ResponseWriter, r *http.Request) {
 	q := r.URL.Query()
-	p := inboxPage{page: page{Title: "Inbox", Section: "inbox", In: true, Open: -1}, Query: q.Get("q"), Bottle: q.Get("bottle"), Group: q.Get("group")}
+	p := inboxPage{page: page{Title: "Inbox", Section: "inbox", In: true, Open: -1}, where: whereOf(r)}
 	v, err := s.board.get(r.Context())
 	if err != nil {
 		s.log.Error("looking at the mailboxes", "err", fmt.Sprintf("%.500v", err))
@@ -71,8 +72,7 @@ func (s *Server) getInbox(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	p.Open, p.Rev, p.Bottles, p.Problems = 0, v.rev, v.Bottles, v.Problems
-	items := make([]*operator.Item, 0, len(v.Items))
-	match := operator.Filter(p.Query)
+	match := p.match()
 	for i := range v.Items {
 		it := &v.Items[i]
 		if !it.Abandoned {
@@ -81,24 +81,13 @@ func (s *Server) getInbox(w http.ResponseWriter, r *http.Request) {
 				p.Dangers++
 			}
 		}
-		switch {
-		case p.Bottle != "" && it.Bottle != p.Bottle || !match(it):
-		case it.Abandoned:
+		if it.Abandoned && match(it) {
 			if p.Folded++; p.Folded <= maxFolded {
-				p.Abandoned = append(p.Abandoned, rowOf(v, *it))
+				p.Abandoned = append(p.Abandoned, rowOf(v, *it, p.where))
 			}
-		default:
-			items = append(items, it)
 		}
 	}
-	head := groupBy(p.Group)
-	if head != nil {
-		slices.SortStableFunc(items, func(a, b *operator.Item) int {
-			return cmp.Or(boolOrder(a.State != operator.Stuck, b.State != operator.Stuck), strings.Compare(head(a), head(b)))
-		})
-	} else {
-		p.Group = ""
-	}
+	head, items := groupBy(p.Group), p.pick(v)
 	p.Matching = len(items)
 	p.Pages = max(1, (len(items)+perPage-1)/perPage)
 	number, err := strconv.Atoi(q.Get("page"))
@@ -108,7 +97,7 @@ func (s *Server) getInbox(w http.ResponseWriter, r *http.Request) {
 	p.Number = min(max(number, 1), p.Pages)
 	last := "\x00"
 	for _, it := range items[(p.Number-1)*perPage : min(p.Number*perPage, len(items))] {
-		row := rowOf(v, *it)
+		row := rowOf(v, *it, p.where)
 		if head != nil && head(it) != last {
 			last = head(it)
 			row.Head = cmp.Or(last, "no host")
@@ -119,12 +108,8 @@ func (s *Server) getInbox(w http.ResponseWriter, r *http.Request) {
 		if n < 1 || n > p.Pages {
 			return ""
 		}
-		u := url.Values{"page": {strconv.Itoa(n)}}
-		for k, val := range map[string]string{"q": p.Query, "bottle": p.Bottle, "group": p.Group} {
-			if val != "" {
-				u.Set(k, val)
-			}
-		}
+		u := p.values()
+		u.Set("page", strconv.Itoa(n))
 		return "/?" + u.Encode()
 	}
 	p.Prev, p.Next = to(p.Number-1), to(p.Number+1)
@@ -132,6 +117,68 @@ func (s *Server) getInbox(w http.ResponseWriter, r *http.Request) {
 		p.Notice = "Dismissed: " + safetext.Line(n, 10) + "."
 	}
 	s.render(w, r, http.StatusOK, "inbox", p)
+}
+
+// where is the part of the inbox that somebody looks at. The pages of its proposals keep it in their links.
+type where struct{ Query, Bottle, Group string }
+
+func whereOf(r *http.Request) where {
+	q := r.URL.Query()
+	w := where{q.Get("q"), q.Get("bottle"), q.Get("group")}
+	if groupBy(w.Group) == nil {
+		w.Group = ""
+	}
+	return w
+}
+
+func (w where) values() url.Values {
+	u := url.Values{}
+	for k, val := range map[string]string{"q": w.Query, "bottle": w.Bottle, "group": w.Group} {
+		if val != "" {
+			u.Set(k, val)
+		}
+	}
+	return u
+}
+
+// String is what it adds to a URL.
+func (w where) String() string {
+	if w == (where{}) {
+		return ""
+	}
+	return "?" + w.values().Encode()
+}
+
+// Some tells whether it leaves something out.
+func (w where) Some() bool { return w.Query != "" || w.Bottle != "" }
+
+func (w where) match() func(*operator.Item) bool {
+	match := operator.Filter(w.Query)
+	return func(it *operator.Item) bool { return (w.Bottle == "" || it.Bottle == w.Bottle) && match(it) }
+}
+
+// compare is the order in which it is shown.
+func (w where) compare(a, b *operator.Item) int {
+	if head := groupBy(w.Group); head != nil {
+		if c := cmp.Or(boolOrder(a.State != operator.Stuck, b.State != operator.Stuck), strings.Compare(head(a), head(b))); c != 0 {
+			return c
+		}
+	}
+	return a.Compare(b)
+}
+
+// pick is what is open there, but for the abandoned ones.
+func (w where) pick(v view) []*operator.Item {
+	items, match := make([]*operator.Item, 0, len(v.Items)), w.match()
+	for i := range v.Items {
+		if it := &v.Items[i]; !it.Abandoned && match(it) {
+			items = append(items, it)
+		}
+	}
+	if w.Group != "" {
+		slices.SortStableFunc(items, w.compare)
+	}
+	return items
 }
 
 func boolOrder(a, b bool) int {
@@ -156,9 +203,9 @@ func groupBy(name string) func(*operator.Item) string {
 	return nil
 }
 
-func rowOf(v view, it operator.Item) inboxRow {
+func rowOf(v view, it operator.Item, w where) inboxRow {
 	row := inboxRow{
-		Ref: it.Ref, Bottle: it.Bottle, ID: it.ID, Tool: it.Tool, Summary: it.Summary, State: it.State, Blocked: it.Blocked, ByHand: apply.JoinKinds(it.Unmanaged), Connected: it.Connected, Danger: it.Danger,
+		Ref: it.Ref, URL: proposalPath(it.Ref) + w.String(), Bottle: it.Bottle, ID: it.ID, Tool: it.Tool, Summary: it.Summary, State: it.State, Blocked: it.Blocked, ByHand: apply.JoinKinds(it.Unmanaged), Connected: it.Connected, Danger: it.Danger,
 		Retry: it.Retry, ArrivedAt: it.ArrivedAt, Now: v.age(it),
 	}
 	for _, f := range it.Findings {
@@ -345,7 +392,7 @@ func (s *Server) getBottle(w http.ResponseWriter, r *http.Request) {
 		case it.Abandoned:
 			p.Folded++
 		default:
-			p.Rows = append(p.Rows, rowOf(v, it))
+			p.Rows = append(p.Rows, rowOf(v, it, where{}))
 		}
 	}
 	for _, pr := range v.Problems {

@@ -32,9 +32,10 @@ type proposalPage struct {
 	Done     *outcome // what this browser did to it just now
 	Undoable bool
 	Undone   bool
-	Prev     *operator.Ref
-	Next     *operator.Ref
-	Of, At   int    // which of how many that are open; 0: none of them
+	Where    where
+	Prev     string // URLs; "" for none
+	Next     string
+	Of, At   int    // which of how many that are open there; 0: none of them
 	Base     string // the digest without an edit, by which the script tells that something changed
 }
 
@@ -90,14 +91,14 @@ func (s *Server) getProposal(w http.ResponseWriter, r *http.Request) {
 
 func (s *Server) backToProposal(w http.ResponseWriter, r *http.Request) {
 	if ref, ok := s.ref(w, r); ok {
-		http.Redirect(w, r, proposalPath(ref), http.StatusSeeOther)
+		http.Redirect(w, r, proposalPath(ref)+whereOf(r).String(), http.StatusSeeOther)
 	}
 }
 
 // show renders a proposal's page with what the operator has put in.
 func (s *Server) show(w http.ResponseWriter, r *http.Request, status int, p *operator.Preview, f form, alerts ...alert) {
 	s.seen.keep(p)
-	pp := proposalPage{page: s.page(r, p.Summary.Line(80), "inbox"), P: p, Now: p.Age, Alerts: alerts, Form: f, Quick: quickNotes, Base: p.Digest}
+	pp := proposalPage{page: s.page(r, p.Summary.Line(80), "inbox"), P: p, Now: p.Age, Alerts: alerts, Form: f, Quick: quickNotes, Where: whereOf(r), Base: p.Digest}
 	if p.Edited != "" {
 		pp.Form.File = new(p.Edited.Raw())
 		if base, err := s.desk.Show(r.Context(), p.Ref, nil); err == nil {
@@ -124,40 +125,33 @@ func (s *Server) show(w http.ResponseWriter, r *http.Request, status int, p *ope
 	s.render(w, r, status, "proposal", pp)
 }
 
-// neighbours finds what is open before and after this one.
+// neighbours finds what is open before and after this one, where it was come upon. What is not open there, any more or
+// at all, stands where it would.
 func (s *Server) neighbours(ctx context.Context, pp *proposalPage) {
 	v, err := s.board.get(ctx)
 	if err != nil {
 		return
 	}
-	var open []operator.Ref
-	at := -1
-	for _, it := range v.Items {
-		if it.Abandoned {
-			continue
+	open := pp.Where.pick(v)
+	to := func(i int) string {
+		if i < 0 || i >= len(open) {
+			return ""
 		}
-		if it.Ref == pp.P.Ref {
-			at = len(open)
-		}
-		open = append(open, it.Ref)
+		return proposalPath(open[i].Ref) + pp.Where.String()
 	}
-	switch {
-	case at >= 0:
+	if at := slices.IndexFunc(open, func(it *operator.Item) bool { return it.Ref == pp.P.Ref }); at >= 0 {
 		pp.At, pp.Of = at+1, len(open)
-		if at > 0 {
-			pp.Prev = &open[at-1]
-		}
-		if at+1 < len(open) {
-			pp.Next = &open[at+1]
-		}
-	case len(open) > 0:
-		pp.Next = &open[0]
+		pp.Prev, pp.Next = to(at-1), to(at+1)
+		return
 	}
+	after := slices.IndexFunc(open, func(it *operator.Item) bool { return pp.Where.compare(&pp.P.Item, it) < 0 })
+	pp.Next = to(max(after, 0))
 }
 
 type editPage struct {
 	page
 	P       *operator.Preview
+	Where   where
 	File    string
 	Warning string
 	Alert   *alert
@@ -174,7 +168,7 @@ func (s *Server) getEdit(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if p.Decision != nil {
-		http.Redirect(w, r, proposalPath(ref), http.StatusSeeOther)
+		http.Redirect(w, r, proposalPath(ref)+whereOf(r).String(), http.StatusSeeOther)
 		return
 	}
 	file, warning := editable(p.Tool, p.Proposed)
@@ -182,7 +176,7 @@ func (s *Server) getEdit(w http.ResponseWriter, r *http.Request) {
 }
 
 func (s *Server) edit(w http.ResponseWriter, r *http.Request, status int, p *operator.Preview, file, warning string, a *alert) {
-	s.render(w, r, status, "edit", editPage{page: s.page(r, "Edit: "+p.Summary.Line(80), "inbox"), P: p, File: file, Warning: warning, Alert: a})
+	s.render(w, r, status, "edit", editPage{page: s.page(r, "Edit: "+p.Summary.Line(80), "inbox"), P: p, Where: whereOf(r), File: file, Warning: warning, Alert: a})
 }
 
 // editable is a payload as text that can be shown and typed. Where the agent's text cannot be shown as it is, the
@@ -298,7 +292,7 @@ func (s *Server) postApprove(w http.ResponseWriter, r *http.Request) {
 	}
 	s.log.Info("approved", "bottle", ref.Bottle, "id", ref.ID, "status", res.Status, "outcome", res.Outcome)
 	sessionOf(r).did(ref, res.Notes)
-	http.Redirect(w, r, proposalPath(ref), http.StatusSeeOther)
+	http.Redirect(w, r, proposalPath(ref)+whereOf(r).String(), http.StatusSeeOther)
 }
 
 func (s *Server) postReject(w http.ResponseWriter, r *http.Request) {
@@ -327,7 +321,7 @@ func (s *Server) postReject(w http.ResponseWriter, r *http.Request) {
 	}
 	s.log.Info("rejected", "bottle", ref.Bottle, "id", ref.ID)
 	sessionOf(r).did(ref, res.Notes)
-	http.Redirect(w, r, proposalPath(ref), http.StatusSeeOther)
+	http.Redirect(w, r, proposalPath(ref)+whereOf(r).String(), http.StatusSeeOther)
 }
 
 // postUndo takes back the decision that was shown, not one that came since.
@@ -356,7 +350,7 @@ func (s *Server) postUndo(w http.ResponseWriter, r *http.Request) {
 	}
 	s.log.Info("undone", "bottle", ref.Bottle, "id", ref.ID, "outcome", res.Outcome)
 	sessionOf(r).did(ref, res.Notes)
-	http.Redirect(w, r, proposalPath(ref), http.StatusSeeOther)
+	http.Redirect(w, r, proposalPath(ref)+whereOf(r).String(), http.StatusSeeOther)
 }
 
 // refused shows why a verb did nothing, on the page of its proposal as that is now.

@@ -261,7 +261,7 @@
   const acts = {
     j: () => step(1), k: () => step(-1),
     x: () => document.activeElement?.closest?.(".row")?.querySelector("input")?.click(),
-    "/": () => $("q")?.focus(), i: () => location.assign("/"), h: () => location.assign("/history"),
+    "/": () => $("q")?.focus(), i: () => location.assign($("back")?.href || "/"), h: () => location.assign("/history"),
     a: () => ($("approve") || $("onward"))?.focus(), e: () => $("edit-link")?.click(), r: () => $("notes")?.focus(),
     "?": () => $("help").showModal(),
   };
