@@ -645,7 +645,7 @@ func TestBrowserRightToLeft(t *testing.T) {
 	r := newRig(t)
 	b := r.browser(t)
 	ref := r.putRaw("web", payload.Egress, `{"host":"a.example.com","path_allowlist":["/א/1/ב"]}`, "why")
-	for _, place := range []string{"h1", ".diff .new .t", ".raw pre"} {
+	for _, place := range []string{"h1", ".diff .new .t", ".raw pre .t"} {
 		b.open(path(ref))
 		eval[chromedp.Void](b, "document.querySelector('details.raw').open = true")
 		got := eval[string](b, fmt.Sprintf(`(() => {
@@ -657,6 +657,33 @@ func TestBrowserRightToLeft(t *testing.T) {
 		})()`, place))
 		if got != "stored" {
 			t.Errorf("%s shows the path's letters %s, want the order in which they are stored", place, got)
+		}
+	}
+}
+
+// A line that does not fit is marked where it goes on, whatever is in it, so that the rest cannot pass for a line of its own.
+func TestBrowserMarksWhatIsContinued(t *testing.T) {
+	r := newRig(t)
+	b := r.browser(t)
+	long := "# " + strings.Repeat(strings.Repeat(" ", 39)+".", 8) + "USER 1000"
+	ref := r.putRaw("web", payload.Capability, "FROM debian:12\n"+long+"\nUSER root\n", "short\n\n"+long)
+	for _, width := range []int{1600, 1280, 390} {
+		b.do(chromedp.EmulateViewport(int64(width), 900))
+		b.open(path(ref))
+		eval[chromedp.Void](b, "document.querySelector('details.raw').open = true")
+		for _, place := range []string{".diff .new .t", ".says .t", ".raw pre .t"} {
+			got := eval[[]string](b, fmt.Sprintf(`[...document.querySelectorAll(%q)].map((e) => {
+				const lines = Math.round(e.getBoundingClientRect().height / parseFloat(getComputedStyle(e).lineHeight)), mark = getComputedStyle(e, "::after");
+				return (lines > 1 ? "several" : "one") + (mark.content === '"↳"' && parseFloat(mark.height) > 1 ? " marked" : "");
+			})`, place))
+			if want := "several marked"; !slices.Contains(got, want) {
+				t.Errorf("at %d, the long line of %s is not marked where it goes on: %q", width, place, got)
+			}
+			for _, line := range got {
+				if line != "one" && line != "several marked" {
+					t.Errorf("at %d, %s has lines %q", width, place, got)
+				}
+			}
 		}
 	}
 }

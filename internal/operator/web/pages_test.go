@@ -7,6 +7,7 @@ import (
 	"io"
 	"iter"
 	"net/http"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -55,6 +56,26 @@ func must(p payload.Payload, err error) payload.Payload {
 		panic(err)
 	}
 	return p
+}
+
+// TestManySpaces: what stands behind them is not pushed to where it looks like a line of its own.
+func TestManySpaces(t *testing.T) {
+	r := newRig(t)
+	c := r.client()
+	many, tabs := strings.Repeat(" ", 300), strings.Repeat("\t", 80)
+	ref := r.putRaw("web", payload.Capability, "FROM debian:12\n# comment"+many+"USER 1000\nRUN a"+tabs+"b\n\tc\nUSER agent\n", "please"+many+"APPROVED")
+	page := c.get(path(ref)).want(200, "# comment␠×300␠USER 1000", "RUN a␠×", "please␠×300␠APPROVED")
+	for n := range page.doc.Descendants() {
+		if n.Type == html.TextNode && (strings.Contains(n.Data, many) || strings.Contains(n.Data, tabs)) {
+			t.Errorf("the page shows %q in <%s>", n.Data, n.Parent.Data)
+		}
+	}
+	if n := page.find(func(n *html.Node) bool { return n.FirstChild != nil && n.FirstChild.Data == "\tc" }); n == nil {
+		t.Error("the page does not show a tab as it is")
+	}
+	c.get("/review?ref=web/"+string(ref.ID)).want(200, "please␠×")
+	edited := c.post(path(ref)+"/edit", url.Values{"file": {"FROM debian:12\nRUN x" + many + "y\n"}})
+	edited.want(200, "RUN x␠×300␠y")
 }
 
 func TestPagesOfTheInbox(t *testing.T) {

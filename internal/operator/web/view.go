@@ -15,6 +15,7 @@ import (
 	"strings"
 	"sync"
 	"time"
+	"unicode/utf8"
 
 	"github.com/bot-bottle/supervise/internal/operator"
 	"github.com/bot-bottle/supervise/internal/payload"
@@ -100,7 +101,7 @@ var pages = sync.OnceValue(func() map[string]*template.Template {
 	pages := map[string]*template.Template{}
 	funcs := template.FuncMap{
 		"age": age, "secs": func(d time.Duration) int64 { return int64(max(d, 0) / time.Second) }, "when": when, "iso": func(t time.Time) string { return t.UTC().Format(time.RFC3339) },
-		"line": line, "host": func(h safetext.Untrusted) string { return safetext.Host(h.Raw()) }, "path": proposalPath, "bottle": bottlePath,
+		"line": line, "lines": lines, "shown": func(u safetext.Untrusted) string { return shown(u.String()) }, "host": func(h safetext.Untrusted) string { return safetext.Host(h.Raw()) }, "path": proposalPath, "bottle": bottlePath,
 		"asset": func(name string) string { return "/assets/" + name + "?v=" + assets[name].hash },
 		"agent": agent, "outcome": outcomeText, "happened": happened, "short": shortID, "join": strings.Join, "tool": toolWord,
 		"failed": func(p *operator.Preview) alert {
@@ -182,11 +183,29 @@ func bottlePath(slug string) string { return "/b/" + url.PathEscape(slug) }
 func line(max int, v any) string {
 	switch v := v.(type) {
 	case safetext.Untrusted:
-		return v.Line(max)
+		return safetext.Spaces(v.Line(max))
 	case string:
-		return safetext.Line(v, max)
+		return safetext.Spaces(safetext.Line(v, max))
 	}
-	return safetext.Line(fmt.Sprint(v), max)
+	return safetext.Spaces(safetext.Line(fmt.Sprint(v), max))
+}
+
+// shown is one escaped line as a row of text that keeps spaces, of which very many would look like the end of it.
+func shown(line string) string {
+	wide := safetext.Untab(line, 4, utf8.RuneCountInString)
+	if few := safetext.Spaces(wide); few != wide {
+		return few
+	}
+	return line
+}
+
+// lines are those of escaped text, each as it is shown.
+func lines(text string) []string {
+	out := strings.Split(strings.TrimSuffix(text, "\n"), "\n")
+	for i, l := range out {
+		out[i] = shown(l)
+	}
+	return out
 }
 
 // age is a duration as people say it.
