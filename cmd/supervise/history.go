@@ -131,7 +131,7 @@ func (a *app) showHistory(d *desk, entries []operator.LedgerEntry, limit int) er
 	if len(entries) == 0 {
 		return a.printf("Nothing in the ledger of %s matches.\n", d.root)
 	}
-	t := table{style: a.style, head: []string{"WHEN", "WHAT", "ID", "BOTTLE", "BY", "ASKED TO"}}
+	t := table{style: a.style, head: []string{"WHEN", "WHAT", "ID", "BOTTLE", "BY", "ASKED TO"}, middle: 3}
 	for _, e := range entries {
 		r := row{cells: []string{when(e.At), happened(e), safetext.Line(string(e.ID), 36), escapeLine(e.Bottle), escapeLine(e.By), e.Summary.Line(300)}}
 		if e.Notes != "" {

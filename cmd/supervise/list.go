@@ -110,7 +110,7 @@ func (a *app) list(d *desk, s *operator.Snapshot, all bool) error {
 	for _, p := range alike(s.Problems) {
 		a.say("mailbox %s", p)
 	}
-	t := table{style: a.style, head: []string{"ID", "BOTTLE", "TOOL", "AGE", "AGENT", "ASKS TO"}}
+	t := table{style: a.style, head: []string{"ID", "BOTTLE", "TOOL", "AGE", "AGENT", "ASKS TO"}, middle: 1}
 	folded := 0
 	shorts := shortIDs(s.Items)
 	for i, it := range s.Items {

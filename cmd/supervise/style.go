@@ -52,14 +52,6 @@ func (s style) added(text string) string  { return s.paint("32", text) }
 func (s style) gone(text string) string   { return s.paint("31", text) }
 func (s style) warn(text string) string   { return s.paint("33", text) }
 
-// left is how many cells remain after used ones; 0: as many as one likes.
-func (s style) left(used int) int {
-	if s.width == 0 {
-		return 0
-	}
-	return max(s.width-used, 12)
-}
-
 // diff colours a unified diff that is escaped already, and indents it. A line that is continued has "↳" where the
 // diff has its own mark, which no line of a file can fake.
 func (s style) diff(text string) string {
@@ -217,11 +209,13 @@ func unit(s string) (n, width int) {
 // untab replaces tabs by spaces up to the next stop of eight.
 func untab(s string) string { return safetext.Untab(s, 8, cells) }
 
-// table lays out rows of cells that are escaped already. The last column is cut to the terminal.
+// table lays out rows of cells that are escaped already. On a terminal the last column is cut to what is left; where that is
+// little, it stands on a line of its own.
 type table struct {
-	style style
-	head  []string
-	rows  []row
+	style  style
+	head   []string
+	rows   []row
+	middle int // a column that is cut in the middle where room is short; 0: none
 }
 
 type row struct {
@@ -230,8 +224,16 @@ type row struct {
 	paint func(string) string
 }
 
+// Where room is short: the last column has so many cells beside the others, or a line of its own, and what is cut in the
+// middle so many.
+const (
+	leastLast  = 40
+	mostMiddle = 24
+)
+
 func (t *table) String() string {
-	widths := make([]int, len(t.head))
+	last := len(t.head) - 1
+	widths := make([]int, last+1)
 	measure := func(cells []string) {
 		for i, c := range cells {
 			widths[i] = max(widths[i], displaywidth.String(c))
@@ -241,26 +243,49 @@ func (t *table) String() string {
 	for _, r := range t.rows {
 		measure(r.cells)
 	}
+	used := 0
+	for _, w := range widths[:last] {
+		used += w + 2
+	}
+	most := t.style.width // 0: no terminal
+	tight := func() bool { return most > 0 && most-used < min(leastLast, widths[last]) }
+	shorten := func(enough func(used int) bool) {
+		if less := used - widths[t.middle] + mostMiddle; t.middle > 0 && less < used && enough(less) {
+			used, widths[t.middle] = less, mostMiddle
+		}
+	}
+	if tight() {
+		shorten(func(used int) bool { return most-used >= min(leastLast, widths[last]) })
+	}
+	below := tight()
+	if below && used-2 > most {
+		shorten(func(int) bool { return true })
+	}
+
 	var b strings.Builder
 	line := func(cells []string, paint func(string) string) {
-		used := 0
+		if paint == nil {
+			paint = func(text string) string { return text }
+		}
 		var l strings.Builder
-		for i, c := range cells {
-			if i == len(cells)-1 {
-				if most := t.style.left(used); most > 0 && displaywidth.String(c) > most {
-					c = cut(c, most)
-				}
-				l.WriteString(c)
-				break
-			}
+		for i, c := range cells[:last] {
+			c = cutMiddle(c, widths[i])
 			l.WriteString(c + strings.Repeat(" ", widths[i]-displaywidth.String(c)+2))
-			used += widths[i] + 2
 		}
-		text := strings.TrimRight(l.String(), " ")
-		if paint != nil {
-			text = paint(text)
+		switch c := cells[last]; {
+		case below:
+			first := ""
+			for _, row := range t.style.rows(strings.TrimRight(l.String(), " "), 2, true) {
+				b.WriteString(first + paint(strings.Trim(row, " ")) + "\n")
+				first = "↳ "
+			}
+			b.WriteString("  " + paint(cut(c, most-2)) + "\n")
+		default:
+			if most > 0 {
+				c = cut(c, most-used)
+			}
+			b.WriteString(paint(strings.TrimRight(l.String()+c, " ")) + "\n")
 		}
-		b.WriteString(text + "\n")
 	}
 	line(t.head, t.style.dim)
 	for _, r := range t.rows {
@@ -270,6 +295,18 @@ func (t *table) String() string {
 		}
 	}
 	return b.String()
+}
+
+// cutMiddle shortens a name to so many cells, of which the end is kept as well: names that belong together begin alike.
+func cutMiddle(s string, most int) string {
+	if displaywidth.String(s) <= most {
+		return s
+	}
+	if len(s) != displaywidth.String(s) { // not ASCII
+		return cut(s, most)
+	}
+	tail := (most - 1) / 2
+	return s[:most-1-tail] + "…" + s[len(s)-tail:]
 }
 
 // cut shortens escaped text to so many cells.

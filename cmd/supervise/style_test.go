@@ -81,6 +81,77 @@ func TestRows(t *testing.T) {
 	}
 }
 
+// TestTable: what is asked for is never squeezed out by a long name, and no row goes on in column 0.
+func TestTable(t *testing.T) {
+	const slug = "frontend-nightly-regression-eu-central-1-with-a-very-long-name-a"
+	rows := func(slug string) []row {
+		return []row{
+			{cells: []string{"0197f3b2-6d01", slug, "egress-block", "3m", "waiting", "allow registry.npmjs.org /react /react-dom"}, under: []string{"DANGER: credential"}},
+			{cells: []string{"0197f3b2-6d02", "web", "capability-block", "12m", "away", "replace the Dockerfile"}},
+		}
+	}
+	for _, tt := range []struct {
+		name  string
+		width int
+		slug  string
+		want  string
+	}{
+		{"no terminal", 0, slug, `
+ID             BOTTLE                                                            TOOL              AGE  AGENT    ASKS TO
+0197f3b2-6d01  ` + slug + `  egress-block      3m   waiting  allow registry.npmjs.org /react /react-dom
+  DANGER: credential
+0197f3b2-6d02  web                                                               capability-block  12m  away     replace the Dockerfile
+`},
+		{"wide", 160, slug, `
+ID             BOTTLE                                                            TOOL              AGE  AGENT    ASKS TO
+0197f3b2-6d01  ` + slug + `  egress-block      3m   waiting  allow registry.npmjs.org /react /react-dom
+  DANGER: credential
+0197f3b2-6d02  web                                                               capability-block  12m  away     replace the Dockerfile
+`},
+		{"room for a short name", 116, slug, `
+ID             BOTTLE                    TOOL              AGE  AGENT    ASKS TO
+0197f3b2-6d01  frontend-nig…long-name-a  egress-block      3m   waiting  allow registry.npmjs.org /react /react-dom
+  DANGER: credential
+0197f3b2-6d02  web                       capability-block  12m  away     replace the Dockerfile
+`},
+		{"narrow", 80, slug, `
+ID             BOTTLE                    TOOL              AGE  AGENT
+  ASKS TO
+0197f3b2-6d01  frontend-nig…long-name-a  egress-block      3m   waiting
+  allow registry.npmjs.org /react /react-dom
+  DANGER: credential
+0197f3b2-6d02  web                       capability-block  12m  away
+  replace the Dockerfile
+`},
+		{"narrow, with a name that fits", 80, "build-farm-eu-central-1-small", `
+ID             BOTTLE                         TOOL              AGE  AGENT
+  ASKS TO
+0197f3b2-6d01  build-farm-eu-central-1-small  egress-block      3m   waiting
+  allow registry.npmjs.org /react /react-dom
+  DANGER: credential
+0197f3b2-6d02  web                            capability-block  12m  away
+  replace the Dockerfile
+`},
+		{"very narrow", 42, slug, `
+ID             BOTTLE
+↳ TOOL              AGE  AGENT
+  ASKS TO
+0197f3b2-6d01  frontend-nig…long-name-a
+↳ egress-block      3m   waiting
+  allow registry.npmjs.org /react /react-…
+  DANGER: credential
+0197f3b2-6d02  web
+↳ capability-block  12m  away
+  replace the Dockerfile
+`},
+	} {
+		table := table{style: style{width: tt.width}, head: []string{"ID", "BOTTLE", "TOOL", "AGE", "AGENT", "ASKS TO"}, middle: 1, rows: rows(tt.slug)}
+		if diff := cmp.Diff(strings.TrimPrefix(tt.want, "\n"), table.String()); diff != "" {
+			t.Errorf("%s: table (-want +got):\n%s", tt.name, diff)
+		}
+	}
+}
+
 func TestQuote(t *testing.T) {
 	for _, tt := range []struct{ s, want string }{
 		{"plain/path-1.json", "plain/path-1.json"},
