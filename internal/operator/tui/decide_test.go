@@ -219,6 +219,19 @@ func TestUndo(t *testing.T) {
 		r.press("u")
 		r.wantScreen("Nothing has been applied from here")
 	})
+	t.Run("named where another is on the screen", func(t *testing.T) {
+		start(t, 120, 40, three(), func(r *rig) {
+			r.press("a")
+			r.wantScreen("u undo  / filter")
+			r.press("j", "r", "1")
+			r.wantScreen("rejected: two", "u undo one: allow a.example.com /a/  / filter", "q quit")
+		})
+		start(t, 80, 24, three(), func(r *rig) { // no room for its name beside what can be decided
+			r.press("pgdown", "a", "j")
+			r.wantScreen("a approve", "q quit")
+			r.wantNot("u undo")
+		})
+	})
 	t.Run("from the history", func(t *testing.T) {
 		start(t, 120, 40, withPast(), func(r *rig) {
 			r.press("h", "u")

@@ -2,6 +2,7 @@ package tui
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	tea "charm.land/bubbletea/v2"
@@ -283,6 +284,12 @@ func (m *model) notice(h int, spans ...span) []string {
 	return out
 }
 
+// How many cells the footer has for what u would undo; with fewer it does not offer it.
+const (
+	leastUndo = 14
+	mostUndo  = 40
+)
+
 // footer names the keys that do something now.
 func (m *model) footer() string {
 	type key struct{ key, does string }
@@ -313,9 +320,7 @@ func (m *model) footer() string {
 			add("e", "edit again")
 			add("esc", "drop the edit")
 		}
-		if len(m.applied) > 0 {
-			add("u", "undo")
-		}
+		undoAt := len(keys)
 		if m.narrow() && !m.reading && c != nil {
 			add("enter", "look")
 		}
@@ -327,6 +332,19 @@ func (m *model) footer() string {
 		add("h", "history")
 		add("?", "help")
 		add("q", "quit")
+		if n := len(m.applied); n > 0 {
+			does, room := "undo", m.w
+			if u := m.applied[n-1]; c == nil || c.ref != u.ref { // what is not on the screen is named
+				for _, k := range keys {
+					room -= width("  " + k.key + " " + k.does)
+				}
+				room = min(room-len("  u "), mostUndo)
+				does = cut("undo "+u.what, room)
+			}
+			if room >= leastUndo {
+				keys = slices.Insert(keys, undoAt, key{"u", does})
+			}
+		}
 	}
 	var spans []span
 	gap, used := " ", 0
