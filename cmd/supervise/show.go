@@ -215,11 +215,14 @@ func (a *app) recap(p *operator.Preview) string {
 func targets(s *sheet, p *operator.Preview) {
 	for _, t := range p.Targets {
 		s.heading(fmt.Sprintf("%s: %s", t.Kind, escapeLine(t.Path)))
-		if !t.Changed {
+		switch {
+		case t.Unknown:
+			s.WriteString("  cannot be worked out\n")
+		case !t.Changed:
 			s.WriteString("  nothing changes\n")
-			continue
+		default:
+			s.WriteString(s.style.diff(t.Diff.String()))
 		}
-		s.WriteString(s.style.diff(t.Diff.String()))
 	}
 	for _, k := range p.Unmanaged {
 		s.heading(fmt.Sprintf("%s: not managed", k))

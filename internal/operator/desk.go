@@ -154,7 +154,8 @@ type TargetView struct {
 	Kind    apply.Kind         `json:"kind"`
 	Path    string             `json:"path"`
 	Changed bool               `json:"changed"`
-	Before  safetext.Untrusted `json:"before"` // the touched entry
+	Unknown bool               `json:"unknown,omitempty"` // what would change cannot be worked out; Item.Blocked says why
+	Before  safetext.Untrusted `json:"before"`            // the touched entry
 	After   safetext.Untrusted `json:"after"`
 	Diff    safetext.Untrusted `json:"diff"` // unified, of the whole file; empty if nothing changes
 }

@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/bot-bottle/supervise/internal/apply"
+	"github.com/bot-bottle/supervise/internal/config"
 	"github.com/bot-bottle/supervise/internal/payload"
 	"github.com/bot-bottle/supervise/queue"
 )
@@ -1247,6 +1248,39 @@ func TestFullDiskIsTold(t *testing.T) {
 		}
 		if want := "no space left on device: make room on the file system of " + r.root; err == nil || !strings.HasSuffix(err.Error(), want) || !errors.Is(err, full) {
 			t.Errorf("%s: error %v, want it to end %q", verb, err, want)
+		}
+	}
+}
+
+// TestUnknownIsNotUnchanged: of a file that cannot be read or edited nobody knows whether it would change.
+func TestUnknownIsNotUnchanged(t *testing.T) {
+	r := newRig(t)
+	d := r.desk("ann")
+	pipelock := filepath.Join(filepath.Dir(r.routes), "pipelock.yaml")
+	r.cfg.Pipelock = &config.Pipelock{File: pipelock}
+	if err := os.WriteFile(pipelock, []byte("api_allowlist: [new.example]\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	ref := r.put(payload.NewEgress(payload.Route{Host: "new.example"}))
+	for _, tt := range []struct {
+		routes  string
+		blocked bool
+		changed bool
+		unknown bool
+	}{
+		{baseRoutes, false, true, false},
+		{"routes: [", true, false, true},
+		{"routes:\n  - host: new.example\n", false, false, false},
+	} {
+		if err := os.WriteFile(r.routes, []byte(tt.routes), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		p := r.show(d, ref)
+		if lock := p.Targets[0]; lock.Changed || lock.Unknown {
+			t.Errorf("%q: pipelock, which has the host: %+v", tt.routes, lock)
+		}
+		if got := p.Targets[1]; (p.Blocked != "") != tt.blocked || got.Changed != tt.changed || got.Unknown != tt.unknown {
+			t.Errorf("%q: blocked %q, changed %t, unknown %t; want %t, %t, %t", tt.routes, p.Blocked, got.Changed, got.Unknown, tt.blocked, tt.changed, tt.unknown)
 		}
 	}
 }

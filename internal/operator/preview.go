@@ -120,7 +120,7 @@ func (d *Desk) consider(ctx context.Context, e queue.Entry, edited *string) (*co
 		c.Blocked = d.inTheWay(ref, e.BadResponse, "").Error()
 	}
 	for _, t := range c.plan.Targets {
-		v := TargetView{Kind: t.Kind, Path: t.Path, Changed: t.Changed(), Before: safetext.Untrusted(t.EntryBefore), After: safetext.Untrusted(t.EntryAfter)}
+		v := TargetView{Kind: t.Kind, Path: t.Path, Changed: t.Changed(), Unknown: c.plan.Blocked != nil && !t.Changed() && !t.Covered, Before: safetext.Untrusted(t.EntryBefore), After: safetext.Untrusted(t.EntryAfter)}
 		if v.Changed {
 			v.Diff = safetext.Untrusted(udiff.Unified(t.Path, t.Path, string(t.Before), string(t.After)))
 		}

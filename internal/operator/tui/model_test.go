@@ -42,12 +42,14 @@ func TestApproveActsOnWhatIsShown(t *testing.T) {
 func TestBlockedIsSaidInTheInbox(t *testing.T) {
 	blocked := routeAsk(2, "two", "b.example.com", "/b/")
 	blocked.Blocked = "egress file /x/routes.yaml: there is no directory /x: create it, or correct supervise.yaml"
+	blocked.Targets[0].Changed, blocked.Targets[0].Unknown = false, true
 	start(t, 120, 40, newDesk(routeAsk(3, "one", "a.example.com", "/a/"), blocked), func(r *rig) {
 		if got := regexp.MustCompile(`BLOCKED .*`).FindAllString(r.screen(), -1); len(got) != 1 || !strings.Contains(got[0], "b.example.com") {
 			t.Errorf("BLOCKED stands before %q, want only b.example.com:\n%s", got, r.screen())
 		}
 		r.press("j")
-		r.wantScreen("there is no directory /x")
+		r.wantScreen("there is no directory /x", "cannot be worked out")
+		r.wantNot("nothing changes")
 	})
 }
 

@@ -264,11 +264,14 @@ func (s *sheet) findings(p *operator.Preview) {
 func (s *sheet) targets(p *operator.Preview) {
 	for _, t := range p.Targets {
 		s.heading(fmt.Sprintf("%s: %s", t.Kind, oneLine(t.Path)))
-		if !t.Changed {
+		switch {
+		case t.Unknown:
+			s.add(span{warn, "cannot be worked out"})
+		case !t.Changed:
 			s.add(span{dim, "nothing changes"})
-			continue
+		default:
+			s.diff(agentText(t.Diff), true)
 		}
-		s.diff(agentText(t.Diff), true)
 	}
 	for _, k := range p.Unmanaged {
 		s.heading(fmt.Sprintf("%s: not managed", k))

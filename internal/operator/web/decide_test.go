@@ -220,7 +220,7 @@ func TestBlocked(t *testing.T) {
 	r.write("web", "egress/routes.yaml", "routes: [")
 	ref := r.put(withPaths("a.example.com"))
 	c.get("/").want(200, "cannot be approved")
-	page := c.get(path(ref)).want(200, "This cannot be approved")
+	page := c.get(path(ref)).want(200, "This cannot be approved", "What would change here cannot be worked out.").wantNot("Nothing changes here.")
 	if page.byID("approve") != nil {
 		t.Error("there is a button that approves it")
 	}

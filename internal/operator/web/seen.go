@@ -80,6 +80,10 @@ func described(p *operator.Preview) string {
 		fmt.Fprintf(&b, "%s is not managed\n", k)
 	}
 	for _, t := range p.Targets {
+		if t.Unknown {
+			fmt.Fprintf(&b, "%s %s: cannot be worked out\n", t.Kind, t.Path)
+			continue
+		}
 		if !t.Changed {
 			fmt.Fprintf(&b, "%s %s: nothing changes\n", t.Kind, t.Path)
 		}
