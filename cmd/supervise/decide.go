@@ -16,7 +16,6 @@ import (
 	"github.com/bot-bottle/supervise/internal/operator"
 	"github.com/bot-bottle/supervise/internal/payload"
 	"github.com/bot-bottle/supervise/internal/safetext"
-	"github.com/bot-bottle/supervise/queue"
 )
 
 // choice is how an approval is given on the command line.
@@ -282,8 +281,7 @@ func (a *app) done(res *operator.Result, seen *operator.Preview) error {
 			return err
 		}
 	}
-	changed := seen != nil && slices.ContainsFunc(seen.Targets, func(t operator.TargetView) bool { return t.Changed })
-	if res.Status != queue.Rejected && (res.Outcome == queue.Live || res.Outcome == queue.Unverified && changed) {
+	if res.Undoable {
 		return a.printf("  %s\n", a.style.dim("to take it back: supervise undo "+string(res.Ref.ID)+a.again()))
 	}
 	return nil

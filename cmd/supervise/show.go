@@ -255,7 +255,7 @@ func (a *app) howTo(p *operator.Preview, file string) string {
 	case p.State == operator.Deciding:
 		return ""
 	case p.Decision != nil:
-		if d := p.Decision; d.State == operator.Answered && d.Status != queue.Rejected && d.Outcome == queue.Live {
+		if p.Decision.Undoable() {
 			b.WriteString("\n" + a.style.bold("to take it back") + "\n")
 			line("undo " + string(p.ID))
 		}

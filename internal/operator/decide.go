@@ -252,7 +252,7 @@ func (d *Desk) finish(ctx context.Context, rec *Record, applied apply.Result, im
 	if err := d.answer(ctx, rec, images); err != nil {
 		return nil, err
 	}
-	res := &Result{Ref: ref, Status: rec.Status, Outcome: rec.Outcome}
+	res := &Result{Ref: ref, Status: rec.Status, Outcome: rec.Outcome, Undoable: rec.Undoable()}
 	for _, n := range applied.Notes {
 		res.Notes = append(res.Notes, safetext.Line(n, 0))
 	}

@@ -198,6 +198,8 @@ type Result struct {
 	Status  queue.Status  `json:"status"`
 	Outcome queue.Outcome `json:"outcome,omitempty"`
 	Notes   []string      `json:"notes,omitempty"` // for the operator; escaped
+
+	Undoable bool `json:"-"` // it changed something that Undo takes back
 }
 
 var (

@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -75,6 +76,15 @@ type RecordTarget struct {
 
 // open tells whether the proposal is to be decided again.
 func (r *Record) open() bool { return r == nil || r.State == RecordFailed || r.State == RecordStuck }
+
+// Undoable tells whether there is a change of ours that Undo takes back.
+func (r *Record) Undoable() bool {
+	return r != nil && r.State == Answered && r.Status != queue.Rejected && r.changed()
+}
+
+func (r *Record) changed() bool {
+	return slices.ContainsFunc(r.Targets, func(t RecordTarget) bool { return t.BeforeSHA256 != t.AfterSHA256 })
+}
 
 func (r *Record) final() bool { return r.State == Answered || r.State == Undone || r.State == Foreign }
 

@@ -53,7 +53,6 @@ func (d *Desk) undo(ctx context.Context, ref Ref, progress io.Writer) (*Result, 
 			return nil, fmt.Errorf("undoing %s: finishing what was left of it: %w", ref, rerr)
 		}
 	}
-	changed := slices.ContainsFunc(rec.Targets, func(t RecordTarget) bool { return t.BeforeSHA256 != t.AfterSHA256 })
 	switch {
 	case rec.State == Undone:
 		return nil, fmt.Errorf("undoing %s: %w: %s did that at %s", ref, ErrNotUndoable, rec.UndoneBy, rec.UndoneAt.Format(time.RFC3339))
@@ -61,7 +60,7 @@ func (d *Desk) undo(ctx context.Context, ref Ref, progress io.Writer) (*Result, 
 		return nil, fmt.Errorf("undoing %s: %w: it is %s", ref, ErrNotUndoable, rec.State)
 	case rec.Status == queue.Rejected:
 		return nil, fmt.Errorf("undoing %s: %w: it was rejected, so nothing was changed", ref, ErrNotUndoable)
-	case !changed:
+	case !rec.changed():
 		return nil, fmt.Errorf("undoing %s: %w: it changed nothing", ref, ErrNotUndoable)
 	}
 	res, err := d.restore(ctx, rec, progress)

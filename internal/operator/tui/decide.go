@@ -11,7 +11,6 @@ import (
 
 	"github.com/bot-bottle/supervise/internal/apply"
 	"github.com/bot-bottle/supervise/internal/operator"
-	"github.com/bot-bottle/supervise/queue"
 )
 
 type (
@@ -191,7 +190,7 @@ func (m *model) decided(msg decidedMsg) tea.Cmd {
 // remember keeps what u undoes.
 func (m *model) remember(msg decidedMsg) {
 	delete(m.inbox.marks, msg.ref)
-	if msg.res.Status != queue.Rejected && (msg.res.Outcome == queue.Live || msg.res.Outcome == queue.Unverified) {
+	if msg.res.Undoable {
 		m.applied = append(m.applied, undoable{msg.ref, msg.what})
 		m.applied = m.applied[max(0, len(m.applied)-100):]
 	}

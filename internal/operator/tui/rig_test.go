@@ -179,7 +179,7 @@ func (d *fakeDesk) Approve(ctx context.Context, ref operator.Ref, dec operator.D
 		}
 	}
 	d.decide(ref, queue.Approved, "me@here", "tui")
-	return &operator.Result{Ref: ref, Status: queue.Approved, Outcome: queue.Live}, nil
+	return &operator.Result{Ref: ref, Status: queue.Approved, Outcome: queue.Live, Undoable: true}, nil
 }
 
 func (d *fakeDesk) Reject(_ context.Context, ref operator.Ref, notes string) (*operator.Result, error) {

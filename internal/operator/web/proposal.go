@@ -116,8 +116,7 @@ func (s *Server) show(w http.ResponseWriter, r *http.Request, status int, p *ope
 			pp.Edit = new(diffOf(d.Proposed.Raw(), d.FinalFile.Raw()))
 		}
 		pp.Undone = d.State == operator.Undone
-		pp.Undoable = d.State == operator.Answered && d.Status != queue.Rejected &&
-			slices.ContainsFunc(d.Targets, func(t operator.RecordTarget) bool { return t.BeforeSHA256 != t.AfterSHA256 })
+		pp.Undoable = d.Undoable()
 		pp.Done = sessionOf(r).outcome(p.Ref)
 	}
 	pp.Proposed = p.Proposed.String()
