@@ -59,7 +59,7 @@ func (a *app) dismiss(ctx context.Context, d *desk, names []string, sure bool) e
 		refs = append(refs, found...)
 	}
 	if waiting := waitingIn(s, refs); waiting > 0 && !sure {
-		if err := a.confirm(fmt.Sprintf("An agent is waiting for %s. Dismiss?", count(waiting, "of them")), "--yes dismisses all the same"); err != nil {
+		if err := a.confirm(dismissQuestion(len(refs), waiting), "--yes dismisses all the same"); err != nil {
 			return err
 		}
 	}
@@ -82,6 +82,17 @@ func (a *app) dismiss(ctx context.Context, d *desk, names []string, sure bool) e
 		return a.printf("Nothing is open in %s.\n", strings.Join(names, ", "))
 	}
 	return err
+}
+
+// dismissQuestion asks about n proposals, where agents wait for some of them.
+func dismissQuestion(n, waiting int) string {
+	switch {
+	case n == 1:
+		return "An agent is waiting for the answer. Dismiss it?"
+	case waiting == n:
+		return fmt.Sprintf("Dismiss %d, for each of which an agent is waiting?", n)
+	}
+	return fmt.Sprintf("Dismiss %d, for %d of which an agent is waiting?", n, waiting)
 }
 
 // toDismiss resolves a bottle to what is open in it, anything else as an id.

@@ -152,6 +152,22 @@ ID             BOTTLE
 	}
 }
 
+func TestDismissQuestion(t *testing.T) {
+	for _, tt := range []struct {
+		n, waiting int
+		want       string
+	}{
+		{1, 1, "An agent is waiting for the answer. Dismiss it?"},
+		{2, 2, "Dismiss 2, for each of which an agent is waiting?"},
+		{5, 3, "Dismiss 5, for 3 of which an agent is waiting?"},
+		{5, 1, "Dismiss 5, for 1 of which an agent is waiting?"},
+	} {
+		if got := dismissQuestion(tt.n, tt.waiting); got != tt.want {
+			t.Errorf("dismissQuestion(%d, %d) = %q, want %q", tt.n, tt.waiting, got, tt.want)
+		}
+	}
+}
+
 func TestQuote(t *testing.T) {
 	for _, tt := range []struct{ s, want string }{
 		{"plain/path-1.json", "plain/path-1.json"},
