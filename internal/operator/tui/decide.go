@@ -11,6 +11,8 @@ import (
 
 	"github.com/bot-bottle/supervise/internal/apply"
 	"github.com/bot-bottle/supervise/internal/operator"
+	"github.com/bot-bottle/supervise/internal/payload"
+	"github.com/bot-bottle/supervise/internal/safetext"
 )
 
 type (
@@ -70,6 +72,15 @@ func (m *model) what(ref operator.Ref) string {
 	return ref.Bottle
 }
 
+// edited is a proposal with an edit in the words of the status line: what would be applied.
+func edited(p *operator.Preview) string {
+	about := p.Summary
+	if q, err := payload.Parse(p.Tool, p.Edited.Raw()); err == nil {
+		about = safetext.Untrusted(q.Summary())
+	}
+	return fmt.Sprintf("%s: %s (as edited)", p.Bottle, agentLine(about, 60))
+}
+
 // approval is an approve key on its way: what was on the screen, and what must still be said to it.
 type approval struct {
 	c         *card
@@ -95,8 +106,8 @@ func (m *model) approve() tea.Cmd {
 	}
 	a := &approval{c: c, what: m.what(c.ref), changed: c.changed != nil, unseen: c.unseen(), unmanaged: len(c.p.Unmanaged) > 0}
 	a.dec = operator.Decision{Digest: c.p.Digest, File: c.edit}
-	if c.edit != nil {
-		a.what += " (as edited)"
+	if c.p.Edited != "" {
+		a.what = edited(c.p)
 	}
 	for _, f := range c.p.Findings {
 		if f.Level == operator.Danger {

@@ -343,6 +343,7 @@ func TestEdit(t *testing.T) {
 		r.wantNot("drop the edit")
 		r.press("a")
 		r.wantCalls(fmt.Sprintf("approve one %s file %q", digest(3333), good))
+		r.wantScreen("approved, live: one: allow a.example.com (whole host) (as edited)")
 	})
 	t.Run("dropped", func(t *testing.T) {
 		start(t, 120, 60, desk, func(r *rig) {
