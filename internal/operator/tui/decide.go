@@ -141,7 +141,15 @@ func (m *model) ask(a *approval) tea.Cmd {
 			ask:   span{danger, fmt.Sprintf("DANGER %s: %s", oneLine(f.Code), oneLine(f.Text))},
 			keys:  fmt.Sprintf("type %s to accept it, esc to leave: ", oneLine(f.Code)),
 			input: newInput(), about: exactly(m.sight),
-			accepts: func(got string) bool { return strings.TrimSpace(got) == f.Code },
+			check: func(got string) string {
+				switch got = strings.TrimSpace(got); got {
+				case f.Code:
+					return ""
+				case "":
+					return fmt.Sprintf("Nothing was typed, so nothing is approved. DANGER %s: %s", oneLine(f.Code), oneLine(f.Text))
+				}
+				return fmt.Sprintf("%s is not %s, so nothing is approved.", agentLine(safetext.Untrusted(got), 40), oneLine(f.Code))
+			},
 			enter: func(string) tea.Cmd {
 				a.dec.Accept = append(a.dec.Accept, f.Code)
 				a.dangers = a.dangers[1:]

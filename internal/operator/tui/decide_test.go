@@ -46,6 +46,22 @@ func TestDangers(t *testing.T) {
 	}
 }
 
+// TestWrongCodeIsSaid: a prompt that goes on asking says why.
+func TestWrongCodeIsSaid(t *testing.T) {
+	start(t, 120, 60, newDesk(tokenAsk(1, "one")), func(r *rig) {
+		r.press("a")
+		r.write("y\u202e")
+		r.press("enter")
+		r.wantScreen(`y\u202e is not credential, so nothing is approved.`, "type credential to accept it")
+		r.press("backspace", "backspace", "enter")
+		r.wantScreen("Nothing was typed, so nothing is approved. DANGER credential")
+		r.wantCalls()
+		r.write("credential")
+		r.press("enter")
+		r.wantCalls("approve one " + digest(1) + " accept credential")
+	})
+}
+
 func TestAskedBeforeApproving(t *testing.T) {
 	unmanaged := routeAsk(1, "one", "a.example.com", "/a/")
 	unmanaged.Targets, unmanaged.Unmanaged = nil, []apply.Kind{apply.KindEgress}

@@ -18,12 +18,12 @@ type prompt struct {
 	about func(sight) bool // it goes once what is on the screen is something else; nil: never
 	list  []line           // what it is about, in place of the card
 
-	yes     func() tea.Cmd           // y
-	enter   func(string) tea.Cmd     // enter, with what was typed
-	quick   func(key string) *string // a key on an empty input that stands for a text
-	typed   func(string)             // after every key
-	leave   func()                   // esc
-	accepts func(got string) bool    // whether what was typed does; if not, it goes on asking
+	yes   func() tea.Cmd           // y
+	enter func(string) tea.Cmd     // enter, with what was typed
+	quick func(key string) *string // a key on an empty input that stands for a text
+	typed func(string)             // after every key
+	leave func()                   // esc
+	check func(got string) string  // what is wrong with what was typed, so that it goes on asking; "" if nothing is
 }
 
 // maxNote is as much as an agent may write itself.
@@ -79,8 +79,11 @@ func (m *model) promptKey(k tea.KeyPressMsg) tea.Cmd {
 	}
 	if key == "enter" {
 		got := p.input.Value()
-		if p.accepts != nil && !p.accepts(got) {
-			return nil
+		if p.check != nil {
+			if wrong := p.check(got); wrong != "" {
+				p.ask = span{danger, wrong}
+				return nil
+			}
 		}
 		m.prompt = nil
 		return p.enter(got)
