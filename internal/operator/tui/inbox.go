@@ -313,7 +313,7 @@ func (b *inbox) row(it *operator.Item, since time.Duration, w int, cursor, focus
 	right := pad(tool(it.Tool), toolWidth) + " " + pad(waits(it.Connected), agentWidth) + " " + leftPad(age(it.Age+since), ageWidth)
 	if w >= oneLineList {
 		const bottle = 20
-		spans := []span{{base, lead + " " + pad(it.Bottle, bottle) + " " + right + "  "}}
+		spans := []span{{base, lead + " " + pad(cutMiddle(it.Bottle, bottle), bottle) + " " + right + "  "}}
 		if word != "" {
 			spans = append(spans, span{mark(st), word + " "})
 		}
@@ -323,7 +323,8 @@ func (b *inbox) row(it *operator.Item, since time.Duration, w int, cursor, focus
 		}
 		return []line{{spans: append(spans, span{base, pad(asks(it, rest), rest)})}}
 	}
-	first := lead + " " + pad(it.Bottle, w-len(lead)-1-1-rightWidth) + " " + right
+	bottle := w - len(lead) - 1 - 1 - rightWidth
+	first := lead + " " + pad(cutMiddle(it.Bottle, bottle), bottle) + " " + right
 	second := []span{{base, "   "}}
 	rest := w - 3
 	if word != "" {

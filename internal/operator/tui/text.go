@@ -173,6 +173,15 @@ func cut(s string, w int) string {
 	return head + "…"
 }
 
+// cutMiddle shortens a name, which is ASCII, to w cells. Its end is kept as well: names that belong together begin alike.
+func cutMiddle(s string, w int) string {
+	if len(s) <= w || w < 3 || !isASCII(s) {
+		return cut(s, w)
+	}
+	tail := (w - 1) / 2
+	return s[:w-1-tail] + "…" + s[len(s)-tail:]
+}
+
 // pad makes steady text exactly w cells wide.
 func pad(s string, w int) string {
 	s = cut(s, w)

@@ -13,6 +13,37 @@ import (
 	"github.com/bot-bottle/supervise/internal/safetext"
 )
 
+func TestCutMiddle(t *testing.T) {
+	for _, tt := range []struct {
+		s    string
+		w    int
+		want string
+	}{
+		{"frontend-nightly-1", 18, "frontend-nightly-1"},
+		{"frontend-nightly-1", 12, "fronte…tly-1"},
+		{"frontend-nightly-1", 3, "f…1"},
+		{"frontend-nightly-1", 2, "f…"},
+		{"frontend-nightly-1", 0, ""},
+	} {
+		if got := cutMiddle(tt.s, tt.w); got != tt.want {
+			t.Errorf("cutMiddle(%q, %d) = %q, want %q", tt.s, tt.w, got, tt.want)
+		}
+	}
+}
+
+// TestLongNamesStayApart: bottles whose names differ at the end only are told apart in the list.
+func TestLongNamesStayApart(t *testing.T) {
+	const name = "frontend-nightly-regression-eu-central-"
+	for _, w := range []int{80, 240} {
+		start(t, w, 40, newDesk(routeAsk(2, name+"1", "a.example.com", "/"), routeAsk(1, name+"2", "b.example.com", "/")), func(r *rig) {
+			r.wantScreen("-1 ", "-2 ")
+			if got := strings.Count(r.screen(), "…"); got < 2 {
+				t.Errorf("at %d the names are not cut:\n%s", w, r.screen())
+			}
+		})
+	}
+}
+
 func TestCut(t *testing.T) {
 	for _, tt := range []struct {
 		in   string

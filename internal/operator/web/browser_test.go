@@ -688,6 +688,28 @@ func TestBrowserMarksWhatIsContinued(t *testing.T) {
 	}
 }
 
+// Bottles whose names differ at the end only are told apart in the inbox, however little room there is.
+func TestBrowserLongNamesStayApart(t *testing.T) {
+	name := strings.Repeat("frontend-nightly-", 3) + "regress-"
+	r := newRig(t, name+"1", name+"2", "web")
+	b := r.browser(t)
+	for _, slug := range []string{name + "1", name + "2", "web"} {
+		r.put(slug, must(route("a.example.com", "/x")), nil)
+	}
+	for _, width := range []int64{1600, 1000, 390} {
+		b.do(chromedp.EmulateViewport(width, 900))
+		b.open("/")
+		b.until("document.querySelectorAll('.row .bottle').length === 3")
+		got := eval[[]string](b, `[...document.querySelectorAll(".row .bottle")].map((e) => {
+			const end = e.lastElementChild, box = e.getBoundingClientRect(), r = end.getBoundingClientRect();
+			return (end.scrollWidth <= end.clientWidth + 1 && r.right <= box.right + 1 && r.width > 0 ? "whole end " : "cut end ") + end.textContent;
+		})`)
+		if want := []string{"whole end egress-1", "whole end egress-2", "whole end web"}; !slices.Equal(got, want) {
+			t.Errorf("at %d the names end in %q, want %q", width, got, want)
+		}
+	}
+}
+
 // On a phone the buttons that decide are always within reach, and do not cover what is to be typed.
 func TestBrowserPhone(t *testing.T) {
 	r := newRig(t)

@@ -103,7 +103,7 @@ var pages = sync.OnceValue(func() map[string]*template.Template {
 		"age": age, "secs": func(d time.Duration) int64 { return int64(max(d, 0) / time.Second) }, "when": when, "iso": func(t time.Time) string { return t.UTC().Format(time.RFC3339) },
 		"line": line, "lines": lines, "shown": func(u safetext.Untrusted) string { return shown(u.String()) }, "host": func(h safetext.Untrusted) string { return safetext.Host(h.Raw()) }, "path": proposalPath, "bottle": bottlePath,
 		"asset": func(name string) string { return "/assets/" + name + "?v=" + assets[name].hash },
-		"agent": agent, "outcome": outcomeText, "happened": happened, "short": shortID, "join": strings.Join, "tool": toolWord,
+		"ends":  ends, "agent": agent, "outcome": outcomeText, "happened": happened, "short": shortID, "join": strings.Join, "tool": toolWord,
 		"failed": func(p *operator.Preview) alert {
 			return alert{Level: "danger", Title: "The last attempt did not hold, and it is open again", Text: p.Error}
 		},
@@ -188,6 +188,18 @@ func line(max int, v any) string {
 		return safetext.Spaces(safetext.Line(v, max))
 	}
 	return safetext.Spaces(safetext.Line(fmt.Sprint(v), max))
+}
+
+// parted is a bottle's name in two parts, of which the first gives way where there is no room for both.
+type parted struct{ Name, Start, End string }
+
+// ends parts a name that may not fit: names that belong together begin alike.
+func ends(slug string) parted {
+	const short, end = 12, 8
+	if len(slug) <= short {
+		return parted{slug, slug, ""}
+	}
+	return parted{slug, slug[:len(slug)-end], slug[len(slug)-end:]}
 }
 
 // shown is one escaped line as a row of text that keeps spaces, of which very many would look like the end of it.
