@@ -38,7 +38,7 @@ func run(ctx context.Context, args []string, in io.Reader, out, err io.Writer) i
 	signal.Notify(a.hup, syscall.SIGHUP)
 	defer signal.Stop(a.hup)
 	a.inTTY = terminal(in) != nil
-	a.style = styleOf(out, a.env)
+	a.style = styleBeside(out, a.env, err, in)
 
 	root := newRoot(a)
 	root.SetArgs(args)

@@ -22,6 +22,29 @@ type style struct {
 	color bool
 	width int      // cells when the program began; 0: not a terminal, nothing is cut
 	file  *os.File // the terminal, or nil
+	wrap  int      // where lines are broken that are no terminal's; 0: nowhere
+}
+
+// elsewhere is how wide output is taken to be that goes to no terminal: what reads it may be on one, as a pager is.
+const elsewhere = 100
+
+// styleBeside is styleOf for a program whose other streams are these. Where out leads to is not known, but a terminal among
+// them is where it will be seen, as in: supervise show ID | tail.
+func styleBeside(out io.Writer, env func(string) string, others ...any) style {
+	s := styleOf(out, env)
+	if s.tty {
+		return s
+	}
+	s.wrap = elsewhere
+	for _, o := range others {
+		if f := terminal(o); f != nil {
+			if w, _, err := term.GetSize(int(f.Fd())); err == nil && w > 0 {
+				s.wrap = w
+				break
+			}
+		}
+	}
+	return s
 }
 
 func styleOf(out io.Writer, env func(string) string) style {
@@ -151,10 +174,10 @@ func (s style) rows(text string, used int, words bool) []string {
 	}
 }
 
-// cells is how wide the terminal is now; 0: it is none.
+// cells is how wide the terminal is now, or lines that go elsewhere; 0: as wide as one likes.
 func (s style) cells() int {
 	if s.file == nil {
-		return s.width
+		return cmp.Or(s.width, s.wrap)
 	}
 	if w, _, err := term.GetSize(int(s.file.Fd())); err == nil && w > 0 {
 		return w
@@ -232,6 +255,8 @@ const (
 )
 
 func (t *table) String() string {
+	under := t.style
+	under.wrap = 0 // a row is a line, for what reads them
 	last := len(t.head) - 1
 	widths := make([]int, last+1)
 	measure := func(cells []string) {
@@ -291,7 +316,7 @@ func (t *table) String() string {
 	for _, r := range t.rows {
 		line(r.cells, r.paint)
 		for _, u := range r.under {
-			b.WriteString(t.style.para("  ", u))
+			b.WriteString(under.para("  ", u))
 		}
 	}
 	return b.String()

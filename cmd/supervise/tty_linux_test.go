@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"testing"
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
@@ -106,5 +107,32 @@ func onTerminal(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	if len(questions) > 0 {
 		ts.Fatalf("never asked: %q", questions)
+	}
+}
+
+// TestStyleBesideTerminal: output that goes through a pipe to the terminal of our other streams is broken as wide as that is.
+func TestStyleBesideTerminal(t *testing.T) {
+	ours, theirs, err := openPTY(24, 60)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { ours.Close(); theirs.Close() })
+	env := func(string) string { return "" }
+	for _, tt := range []struct {
+		name   string
+		others []any
+		want   int
+	}{
+		{"none", []any{&bytes.Buffer{}, nil}, elsewhere},
+		{"stderr", []any{theirs, &bytes.Buffer{}}, 60},
+		{"stdin", []any{&bytes.Buffer{}, theirs}, 60},
+	} {
+		s := styleBeside(&bytes.Buffer{}, env, tt.others...)
+		if s.tty || s.color || s.width != 0 || s.cells() != tt.want {
+			t.Errorf("%s: %+v breaks lines at %d, want %d and no terminal", tt.name, s, s.cells(), tt.want)
+		}
+	}
+	if s := styleBeside(theirs, env); !s.tty || s.wrap != 0 || s.cells() != 60 {
+		t.Errorf("on the terminal itself: %+v", s)
 	}
 }
