@@ -445,7 +445,7 @@ func (q *request) post(msgs []message) {
 // join has what goes out on the request's response count for e.
 func (q *request) join(e *exchange) {
 	q.e = e
-	q.out.closes = e.alone && q.r.ProtoAtLeast(1, 1)
+	q.out.closes, q.out.plain = e.alone, !q.r.ProtoAtLeast(1, 1)
 	q.out.sending = func(event, answers string) func(ok bool) { return q.s.calls.sending(e, event, answers) }
 	q.out.withhold = func(event, answers string, data []byte) bool {
 		return q.s.calls.withhold(e, event, answers, data)

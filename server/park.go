@@ -122,7 +122,7 @@ func (r *registry) cancelled(sessionID string, id jsonrpc.ID) {
 }
 
 // detach has a held call go on without net/http, whose buffers, goroutines and deep stack are most of what is left of it: what
-// is written from here on is chunks on the bare connection, which ends with the response, as its header said.
+// is written from here on is chunks, in HTTP/1.0 bytes, on the bare connection, which ends with the response, as its header said.
 func (q *request) detach() bool {
 	if !q.out.withheld() || q.alone != nil && !q.alone() {
 		return false
@@ -230,10 +230,13 @@ const lastChunk = "0\r\n\r\n"
 
 // chunkLocked writes to a bare connection.
 func (w *stream) chunkLocked(p []byte, within time.Duration) error {
-	head := append(strconv.AppendInt(make([]byte, 0, 16), int64(len(p)), 16), "\r\n"...)
-	tail := []byte("\r\n")
-	if w.last {
-		tail = append(tail, lastChunk...)
+	var head, tail []byte
+	if !w.plain {
+		head = append(strconv.AppendInt(make([]byte, 0, 16), int64(len(p)), 16), "\r\n"...)
+		tail = []byte("\r\n")
+		if w.last {
+			tail = append(tail, lastChunk...)
+		}
 	}
 	end := time.Now().Add(within)
 	if all := (len(p) - 1) / piece * piece; all > 0 { // pieces but the last, which goes out with the tail
@@ -271,7 +274,7 @@ func (w *stream) finish() (whole bool) {
 	if w.broken || w.lost.Load() {
 		return false
 	}
-	if !w.last {
+	if !w.last && !w.plain {
 		w.conn.SetWriteDeadline(time.Now().Add(w.within))
 		if _, err := io.WriteString(w.conn, lastChunk); err != nil {
 			return false

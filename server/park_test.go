@@ -166,6 +166,42 @@ func TestMoreAfterTheRequest(t *testing.T) {
 	})
 }
 
+// HTTP/1.0, which some proxies speak to what is behind them, is held on the bare connection too, without chunks.
+func TestHeldOnHTTP10(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := serve(t, Options{}, true)
+		post := func() (net.Conn, *http.Response) {
+			conn, err := f.srv.ln.(*memListener).dial(t.Context(), "", "")
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { conn.Close() })
+			fmt.Fprintf(conn, "POST / HTTP/1.0\r\nHost: localhost\r\nContent-Type: application/json\r\nAccept: application/json, text/event-stream\r\nContent-Length: %d\r\n\r\n%s", len(askBody), askBody)
+			res, err := http.ReadResponse(bufio.NewReader(conn), nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			<-f.began
+			if _, err := io.WriteString(conn, "\r\n"); err != nil { // which net/http would take for the end of listening
+				t.Fatal(err)
+			}
+			return conn, res
+		}
+		_, res := post()
+		long := strings.Repeat("x", 3*piece)
+		f.answer <- long
+		b, err := io.ReadAll(res.Body)
+		if err != nil || res.TransferEncoding != nil || strings.Count(string(b), long) != 1 || !strings.HasPrefix(string(b), ": waiting\n\n") || !strings.HasSuffix(string(b), "}\n\n") {
+			t.Errorf("%d bytes, %v, %v: %.60q … %.60q", len(b), res.TransferEncoding, err, b, b[max(0, len(b)-60):])
+		}
+		<-f.delivered
+
+		conn, _ := post()
+		conn.Close()
+		<-f.ended // at once, and not when a heartbeat fails
+	})
+}
+
 // Asking again at the moment of the answer finds it being delivered: that is registered before the answer is written. If it cannot
 // be, that is taken back.
 func TestDeliveryBeginsBeforeTheAnswer(t *testing.T) {

@@ -37,6 +37,7 @@ type stream struct {
 	// it went out on a live connection. Nil: nobody is.
 	sending func(event, answers string) (sent func(ok bool))
 	closes  bool // the connection ends with the response, which says so
+	plain   bool // it is HTTP/1.0, which has no chunks
 	// withhold tells whether such a message is not to go out. Nil: none.
 	withhold func(event, answers string, data []byte) bool
 
