@@ -282,7 +282,7 @@ func TestEnvironment(t *testing.T) {
 	}
 	for _, name := range []string{
 		"BOTTLE_SLUG", "QUEUE_DIR", "PORT", "BIND", "DEBUG", "HOLD", "REDELIVER", "MAX_PENDING", "MAX_WAITING", "EGRESS_PROXY", "DOCKERFILE",
-		"ALLOWED_HOSTS", "METRICS", "TOKEN", "TOKEN_FILE", "ROOT",
+		"ALLOWED_HOSTS", "METRICS", "TOKEN", "TOKEN_FILE", "ROOT", "CONFIG",
 	} {
 		known["SUPERVISE_"+name] = true
 	}

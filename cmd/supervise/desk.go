@@ -84,7 +84,7 @@ func (a *app) deskFlags(cmd *cobra.Command) {
 // rootFlags gives a command what openDesk reads.
 func (a *app) rootFlags(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&a.root, "root", "", "the mailboxes' `directory` (else SUPERVISE_ROOT, the configuration's root, the state directory)")
-	cmd.Flags().StringVar(&a.config, "config", "", "the configuration `file` (else supervise.yaml here, or in $XDG_CONFIG_HOME/supervise)")
+	cmd.Flags().StringVar(&a.config, "config", "", "the configuration `file` (else SUPERVISE_CONFIG, supervise.yaml in $XDG_CONFIG_HOME/supervise)")
 	must(cmd.MarkFlagDirname("root"))
 	must(cmd.MarkFlagFilename("config", "yaml", "yml"))
 }
@@ -112,6 +112,7 @@ func (a *app) with(open func() (*desk, error), f func(cmd *cobra.Command, d *des
 			return err
 		}
 		defer func() { err = errors.Join(err, d.Close()) }()
+		a.tellUnread(d)
 		if err := a.recover(cmd.Context(), d); err != nil {
 			return err
 		}
@@ -231,14 +232,18 @@ func (a *app) without(host config.Host) string {
 	if host.File != "" {
 		return ""
 	}
-	dir := a.env("XDG_CONFIG_HOME")
-	if home := a.env("HOME"); !filepath.IsAbs(dir) && home != "" {
-		dir = filepath.Join(home, ".config")
+	if own := config.UserFile(a.env); own != "" {
+		return "no supervise.yaml in " + filepath.Dir(own)
 	}
-	if !filepath.IsAbs(dir) {
-		return "no supervise.yaml here"
+	return "no supervise.yaml"
+}
+
+// tellUnread tells of a configuration in the current directory, where one may be missed.
+func (a *app) tellUnread(d *desk) {
+	if _, err := os.Lstat("supervise.yaml"); err == nil && d.without != "" {
+		a.say("supervise.yaml in this directory is not read by itself, since whoever can write here could run programs as you")
+		a.say("hint: if it is yours: --config supervise.yaml, or export SUPERVISE_CONFIG=\"$PWD/supervise.yaml\"")
 	}
-	return "no supervise.yaml here or in " + filepath.Join(dir, "supervise")
 }
 
 func (a *app) defaultRoot() (string, error) {

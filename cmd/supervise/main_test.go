@@ -18,6 +18,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 	"unicode"
@@ -37,6 +38,7 @@ import (
 var update = flag.Bool("update", false, "write the golden files")
 
 func TestMain(m *testing.M) {
+	syscall.Umask(0o022) // a supervise.yaml that a group can write is refused
 	testscript.Main(m, map[string]func(){"supervise": main})
 }
 
@@ -66,6 +68,7 @@ func TestScripts(t *testing.T) {
 			e.Setenv("XDG_CONFIG_HOME", "")
 			e.Setenv("SUPERVISE_ROOT", "")
 			e.Setenv("TERM", "xterm")
+			useConfig(e)
 			return os.MkdirAll(filepath.Join(e.WorkDir, "root"), 0o700)
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
@@ -85,6 +88,15 @@ func TestScripts(t *testing.T) {
 			"gutter":    gutter,
 		},
 	})
+}
+
+// useConfig makes a script's supervise.yaml, when it has one, what its commands read.
+func useConfig(e *testscript.Env) {
+	file := filepath.Join(e.WorkDir, "supervise.yaml")
+	if _, err := os.Stat(file); err != nil {
+		file = ""
+	}
+	e.Setenv("SUPERVISE_CONFIG", file)
 }
 
 // propose [-raw|-wait] BOTTLE ID TOOL FILE [JUSTIFICATION] puts a proposal into root/BOTTLE. FILE is a file of the script; with

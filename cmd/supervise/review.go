@@ -43,6 +43,7 @@ func (a *app) review(ctx context.Context, quiet bool) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, d.Close()) }()
+	a.tellUnread(d)
 	n, err := a.notifier(d, "", nil) // the screen is no place for a log
 	if err != nil {
 		return err

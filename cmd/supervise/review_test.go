@@ -35,6 +35,7 @@ func TestReview(t *testing.T) {
 			e.Setenv("SUPERVISE_ROOT", filepath.Join(e.WorkDir, "root"))
 			e.Setenv("TERM", "xterm-256color")
 			e.Values[reviewKey{}] = &reviewer{}
+			useConfig(e)
 			return os.MkdirAll(filepath.Join(e.WorkDir, "root"), 0o700)
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
@@ -77,7 +78,7 @@ func startReview(ts *testscript.TestScript, neg bool, args []string) {
 	self, err := os.Executable()
 	ts.Check(err)
 	cmd := &exec.Cmd{Path: self, Args: append([]string{"supervise", "review"}, args[2:]...), Dir: ts.MkAbs(".")}
-	for _, name := range []string{"HOME", "PATH", "TMPDIR", "TERM", "NO_COLOR", "EDITOR", "SUPERVISE_ROOT"} {
+	for _, name := range []string{"HOME", "PATH", "TMPDIR", "TERM", "NO_COLOR", "EDITOR", "SUPERVISE_ROOT", "SUPERVISE_CONFIG"} {
 		if v := ts.Getenv(name); v != "" {
 			cmd.Env = append(cmd.Env, name+"="+v)
 		}

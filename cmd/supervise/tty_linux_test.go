@@ -63,7 +63,7 @@ func onTerminal(ts *testscript.TestScript, neg bool, args []string) {
 	self, err := os.Executable()
 	ts.Check(err)
 	cmd := &exec.Cmd{Path: self, Args: append([]string{"supervise"}, args[sep+1:]...), Dir: ts.MkAbs(".")}
-	for _, name := range []string{"HOME", "PATH", "TMPDIR", "WORK", "TERM", "NO_COLOR", "EDITOR", "SUPERVISE_ROOT"} {
+	for _, name := range []string{"HOME", "PATH", "TMPDIR", "WORK", "TERM", "NO_COLOR", "EDITOR", "SUPERVISE_ROOT", "SUPERVISE_CONFIG"} {
 		if v := ts.Getenv(name); v != "" {
 			cmd.Env = append(cmd.Env, name+"="+v)
 		}

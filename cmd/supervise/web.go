@@ -85,6 +85,7 @@ func (a *app) web(ctx context.Context, o webOptions) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, d.Close()) }()
+	a.tellUnread(d)
 	// Before anybody can have been told that we run: a signal sent sooner would end us.
 	usr1 := make(chan os.Signal, 1)
 	signal.Notify(usr1, syscall.SIGUSR1)

@@ -81,48 +81,65 @@ type Webhook struct {
 // maxHost is the largest supervise.yaml, in bytes.
 const maxHost = 1 << 20
 
-// LoadHost reads supervise.yaml. An empty path means ./supervise.yaml, else $XDG_CONFIG_HOME/supervise/supervise.yaml
-// ($XDG_CONFIG_HOME being ~/.config by default), else nothing but defaults; a path that is given must be there. Every
-// error names file and line; all of a file's mistakes are reported at once.
+// LoadHost reads supervise.yaml. An empty path means SUPERVISE_CONFIG, else UserFile, else nothing but defaults; a path that
+// is given, here or there, must be there. The current directory is not looked in: a file in it may be another's, and names
+// programs. For the same reason a file that somebody else can write is refused. Every error names the file, and the line if
+// it is about one; all of a file's mistakes are reported at once.
 func LoadHost(path string, env func(string) string) (Host, error) {
-	home := env("HOME")
-	data, path, err := readHost(path, home, env)
-	if err != nil || path == "" {
-		return Host{}, err
+	data, path, err := readHost(path, env)
+	if err != nil {
+		return Host{}, fmt.Errorf("reading the configuration: %w", err)
 	}
-	return ParseHost(data, path, home)
+	if path == "" {
+		return Host{}, nil
+	}
+	return ParseHost(data, path, env("HOME"))
 }
 
-func readHost(path, home string, env func(string) string) ([]byte, string, error) {
-	candidates := []string{path}
+// UserFile is where the user's own supervise.yaml would be: under $XDG_CONFIG_HOME, ~/.config by default. "" when neither
+// that nor HOME says where.
+func UserFile(env func(string) string) string {
+	dir := env("XDG_CONFIG_HOME")
+	if home := env("HOME"); !filepath.IsAbs(dir) && home != "" { // the specification: a relative one is to be ignored
+		dir = filepath.Join(home, ".config")
+	}
+	if !filepath.IsAbs(dir) {
+		return ""
+	}
+	return filepath.Join(dir, "supervise", "supervise.yaml")
+}
+
+func readHost(path string, env func(string) string) (data []byte, _ string, err error) {
+	named := true
 	if path == "" {
-		candidates = []string{"supervise.yaml"}
-		dir := env("XDG_CONFIG_HOME")
-		if !filepath.IsAbs(dir) && home != "" { // the specification: a relative one is to be ignored
-			dir = filepath.Join(home, ".config")
-		}
-		if filepath.IsAbs(dir) {
-			candidates = append(candidates, filepath.Join(dir, "supervise", "supervise.yaml"))
+		path = env("SUPERVISE_CONFIG")
+		if path != "" && !filepath.IsAbs(path) {
+			return nil, "", fmt.Errorf("SUPERVISE_CONFIG %q must be absolute: else it would name another file in every directory", path)
 		}
 	}
-	for _, c := range candidates {
-		f, err := os.Open(c)
-		if errors.Is(err, fs.ErrNotExist) && path == "" {
-			continue
-		}
-		if err != nil {
-			return nil, "", fmt.Errorf("reading the configuration: %w", err)
-		}
-		data, err := io.ReadAll(io.LimitReader(f, maxHost+1))
-		if err := errors.Join(err, f.Close()); err != nil {
-			return nil, "", fmt.Errorf("reading the configuration: %w", err)
-		}
-		if c, err = filepath.Abs(c); err != nil {
-			return nil, "", fmt.Errorf("reading the configuration: %w", err)
-		}
-		return data, c, nil
+	if path == "" {
+		named, path = false, UserFile(env)
 	}
-	return nil, "", nil
+	if path == "" {
+		return nil, "", nil
+	}
+	path, err = filepath.Abs(path)
+	if err != nil {
+		return nil, "", err
+	}
+	f, err := os.Open(path)
+	if errors.Is(err, fs.ErrNotExist) && !named {
+		return nil, "", nil
+	}
+	if err != nil {
+		return nil, "", err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	if err := (trust{os.Getuid(), readOnly}).check(f, path); err != nil {
+		return nil, "", err
+	}
+	data, err = io.ReadAll(io.LimitReader(f, maxHost+1))
+	return data, path, err
 }
 
 // isSlug is what package queue checks of a bottle's name.

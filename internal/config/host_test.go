@@ -212,12 +212,27 @@ func TestLoadHost(t *testing.T) {
 	inXDG := write("xdg/supervise/supervise.yaml", "")
 	load("", inXDG, "")
 	here := write("supervise.yaml", "root: ~/q\n")
+	load("", inXDG, "") // the one here may be another's
+	env["SUPERVISE_CONFIG"] = here
 	load("", here, filepath.Join(dir, "home", "q"))
 	given := write("other.yaml", "root: /abs\n")
 	load(given, given, "/abs")
 	load("other.yaml", given, "/abs")
 
+	for _, tt := range []struct{ set, want string }{
+		{"supervise.yaml", `reading the configuration: SUPERVISE_CONFIG "supervise.yaml" must be absolute: else it would name another file in every directory`},
+		{filepath.Join(dir, "gone.yaml"), "reading the configuration: open " + filepath.Join(dir, "gone.yaml") + ": no such file or directory"},
+	} {
+		env["SUPERVISE_CONFIG"] = tt.set
+		if _, err := LoadHost("", func(k string) string { return env[k] }); err == nil || err.Error() != tt.want {
+			t.Errorf("SUPERVISE_CONFIG=%s: %v, want %s", tt.set, err, tt.want)
+		}
+	}
+
 	none := func(string) string { return "" }
+	if h, err := LoadHost("", none); err != nil || h.File != "" {
+		t.Errorf("LoadHost without settings: file %q, %v; want none", h.File, err)
+	}
 	if _, err := LoadHost("missing.yaml", none); err == nil || !strings.Contains(err.Error(), "missing.yaml") {
 		t.Errorf("LoadHost of a missing file: %v, want an error that names it", err)
 	}

@@ -34,8 +34,8 @@ import (
 func (w *world) review(cols, rows int) *tuitest.Terminal {
 	w.t.Helper()
 	cmd := exec.Command(binary(w.t), "review")
-	cmd.Dir = w.dir // where supervise.yaml is found
-	cmd.Env = append(os.Environ(), "TERM=xterm-256color")
+	cmd.Dir = w.dir
+	cmd.Env = append(append(os.Environ(), w.desk...), "TERM=xterm-256color")
 	term, err := tuitest.Start(cmd, cols, rows)
 	if err != nil {
 		w.t.Fatal(err)

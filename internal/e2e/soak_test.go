@@ -423,6 +423,7 @@ func (s *soak) undo(ctx context.Context) {
 func (s *soak) command(ctx context.Context, frail bool, args ...string) (stdout, stderr string, code int) {
 	cmd := exec.CommandContext(ctx, s.bin, args...)
 	cmd.Dir = s.dir
+	cmd.Env = append(os.Environ(), "SUPERVISE_CONFIG="+filepath.Join(s.dir, "supervise.yaml"))
 	var out, errb bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errb
 	if err := cmd.Start(); err != nil {

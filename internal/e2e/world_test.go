@@ -172,6 +172,7 @@ type world struct {
 	sideURL string
 	port    string // of the sidecar, kept over restarts
 	env     []string
+	desk    []string // the environment of the operator's commands: where supervise.yaml is, once there is one
 }
 
 func newWorld(t testing.TB) *world {
@@ -231,6 +232,7 @@ defaults:
   capability:
     file: bottle/Dockerfile
 `, reload, w.proxyAt))
+	w.desk = []string{"SUPERVISE_CONFIG=" + w.path("supervise.yaml")}
 }
 
 // startProxy runs 'supervise egress' with a CA.
@@ -264,7 +266,8 @@ func (w *world) runIn(stdin string, args ...string) (stdout, stderr string, code
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, binary(w.t), args...)
-	cmd.Dir = w.dir // where supervise.yaml is found
+	cmd.Dir = w.dir
+	cmd.Env = append(os.Environ(), w.desk...)
 	var out, errb bytes.Buffer
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(stdin), &out, &errb
 	err := cmd.Run()

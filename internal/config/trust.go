@@ -1,0 +1,67 @@
+package config
+
+import (
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// trust knows whose files may say what is run.
+type trust struct {
+	uid      int                   // ours; root is trusted besides
+	readOnly func(dir string) bool // whether nobody here can write to the file system of a directory
+}
+
+// readOnly is true of a ConfigMap in a container: the directory is everybody's to write to, by its mode alone.
+func readOnly(dir string) bool {
+	const flag = 1 // ST_RDONLY, and what other systems have for it
+	var st unix.Statfs_t
+	return unix.Statfs(dir, &st) == nil && st.Flags&flag != 0
+}
+
+// check refuses an open file that somebody else can write or put another in the place of: supervise.yaml names programs that
+// run as whoever reads it. A file that was put there by whoever may write to its directory is theirs, and refused as such.
+func (t trust) check(f *os.File, path string) error {
+	st, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	const why = "what it names runs as you"
+	if uid, ok := t.others(st); ok {
+		return fmt.Errorf("%s belongs to user %d, and %s: read it, then make it yours with chown, or copy it", path, uid, why)
+	}
+	if m := st.Mode().Perm(); m&0o022 != 0 {
+		return fmt.Errorf("%s can be written by others than you (mode %#o), and %s: chmod go-w %[1]s", path, m, why)
+	}
+	for range 40 { // as many links as Linux follows
+		dir, _ := filepath.Split(path)
+		in, err := os.Stat(dir)
+		if err != nil {
+			return err
+		}
+		if uid, ok := t.others(in); ok {
+			return fmt.Errorf("%s is in a directory of user %d, who can put another there, and %s: copy it to one of yours", path, uid, why)
+		}
+		if in.Mode()&0o002 != 0 && in.Mode()&fs.ModeSticky == 0 && !t.readOnly(dir) {
+			return fmt.Errorf("%s is in a directory that everybody can write to (mode %#o), and %s: chmod o-w %s", path, in.Mode().Perm(), why, dir)
+		}
+		link, err := os.Readlink(path)
+		if err != nil {
+			return nil // it is the file itself
+		}
+		if path = link; !filepath.IsAbs(link) {
+			path = dir + link // not cleaned: dir may be a link itself, and link begin with ..
+		}
+	}
+	return nil
+}
+
+// others tells whose a file is that is neither ours nor root's.
+func (t trust) others(st fs.FileInfo) (uid uint32, ok bool) {
+	uid = st.Sys().(*syscall.Stat_t).Uid
+	return uid, uid != 0 && int(uid) != t.uid
+}
