@@ -60,6 +60,7 @@ type box struct {
 	info  fs.FileInfo
 	who   string // "sidecar" or "operator": begins the names of temps
 	fault Fault
+	aside func() // for tests: called between the two places where a response may be; nil: not
 }
 
 // newBox takes over root.
@@ -291,7 +292,14 @@ func (b *box) lookupOnce(id ID) (f found, again bool, err error) {
 	r, info, err := b.response(id, f.archived)
 	if errors.Is(err, fs.ErrNotExist) && f.archived {
 		// Between the two renames of Archive, or after a crash there.
+		if b.aside != nil {
+			b.aside()
+		}
 		r, info, err = b.response(id, false)
+		// If the second rename was made meanwhile, what stood here may be a late response, of somebody who found the name free.
+		if there, err := b.exists(archived(responseName(id))); there || err != nil {
+			return f, there, err
+		}
 	}
 	switch bad, isBad := errors.AsType[*BadError](err); {
 	case isBad:

@@ -99,6 +99,67 @@ func TestRespondLate(t *testing.T) {
 	}
 }
 
+// TestLookWhileArchived: a look that began in the middle of an Archive finds the answer that is archived, whatever stands in its
+// place by then.
+func TestLookWhileArchived(t *testing.T) {
+	late := func(t *testing.T, dir string, id ID) {
+		data, err := encodeResponse(Response{ProposalID: id, Status: Rejected, DecidedAt: testTime.Add(time.Second)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		foreign(t, dir, id, string(data))
+	}
+	for _, tt := range []struct {
+		name string
+		ends bool // the archiving does
+		then func(t *testing.T, dir string, id ID)
+	}{
+		{name: "it stays half-way"},
+		{name: "it ends", ends: true},
+		{name: "it ends, and another's answer comes", ends: true, then: late},
+		{name: "it ends, and what is no answer comes", ends: true, then: func(t *testing.T, dir string, id ID) { foreign(t, dir, id, "{") }},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			root := t.TempDir()
+			dir := filepath.Join(root, "web")
+			d := openDir(t, dir, Options{})
+			r := openRoot(t, root, RootOptions{})
+			id := putNew(t, d).ID
+			if err := errors.Join(r.Respond(t.Context(), "web", answer(id)), d.Close()); err != nil {
+				t.Fatal(err)
+			}
+			b, err := r.openBox("web")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer b.close()
+			if err := b.moveTo(proposalName(id), proposalName(id)); err != nil {
+				t.Fatal(err)
+			}
+			b.aside = func() {
+				b.aside = nil
+				if tt.ends {
+					if err := b.moveTo(responseName(id), responseName(id)); err != nil {
+						t.Error(err)
+					}
+				}
+				if tt.then != nil {
+					tt.then(t, dir, id)
+				}
+			}
+			if f, err := b.lookup(id); err != nil || f.Response == nil || !f.Response.Equal(answer(id)) {
+				t.Errorf("lookup = %+v, %v; want the answer that was archived", f.Entry, err)
+			}
+			if b.aside != nil {
+				t.Error("the look did not come between")
+			}
+			if err := r.won(b, answer(id)); err != nil {
+				t.Errorf("won = %v, want nil: it is the answer", err)
+			}
+		})
+	}
+}
+
 // TestRespondToBad: a response that is not valid is nobody's answer, and still not overwritten.
 func TestRespondToBad(t *testing.T) {
 	root := t.TempDir()
