@@ -19,7 +19,7 @@ up: build ## run proxy, sidecar and desk with embedded defaults, under ./.superv
 demo: build ## the whole loop once, with a scripted agent; you decide
 	./bin/supervise demo
 
-deps: ## install what the tests need beyond Go: Node clients, Chromium, PyYAML
+deps: ## install what the tests need beyond Go: Node clients, Chromium, PyYAML, strace
 	.ci/deps
 
 test: deps ## all tests, under the race detector

@@ -53,6 +53,7 @@ var allowed = map[string][]string{
 	"queue":                 {},
 	"queue/queuetest":       {"queue"},
 	"internal/lazy":         {},
+	"internal/straced":      {},
 	"internal/payload":      {"internal/lazy", "internal/urlpath"},
 	"internal/safetext":     {},
 	"internal/urlpath":      {},
