@@ -44,6 +44,7 @@ type composeService struct {
 	Restart     string                 `yaml:"restart"`
 	Ports       []string               `yaml:"ports"`
 	StopGrace   string                 `yaml:"stop_grace_period"`
+	MemLimit    string                 `yaml:"mem_limit"`
 }
 
 type composeMount struct {
@@ -99,6 +100,27 @@ func TestComposeNetworks(t *testing.T) {
 	}
 	if got := c.Services["bottle"].DNS; !slices.Equal(got, []string{"127.0.0.1"}) {
 		t.Errorf("the bottle's resolver is %v, want none that answers", got)
+	}
+}
+
+// TestMemory: the sidecar has the memory that docs/security.md promises to keep within, everywhere.
+func TestMemory(t *testing.T) {
+	m := regexp.MustCompile(`a\s+CPU and a memory limit \((\d+) MiB\)`).FindSubmatch(read(t, "../docs/security.md"))
+	if m == nil {
+		t.Fatal("docs/security.md names no memory limit")
+	}
+	want := string(m[1])
+	if got := readCompose(t).Services["supervise"].MemLimit; got != want+"m" {
+		t.Errorf("compose limits it to %q, want %sm", got, want)
+	}
+	specs, _ := pods(t)
+	for _, c := range specs["supervise"].Containers {
+		if got := c.Resources.Limits.Memory; c.Name == "supervise" && got != want+"Mi" {
+			t.Errorf("Kubernetes limits it to %q, want %sMi", got, want)
+		}
+	}
+	if !bytes.Contains(read(t, "../docs/deployment.md"), []byte("--memory "+want+"m")) {
+		t.Errorf("docs/deployment.md does not limit it to %sm", want)
 	}
 }
 

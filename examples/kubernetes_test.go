@@ -65,7 +65,12 @@ type container struct {
 			Drop []string `yaml:"drop"`
 		} `yaml:"capabilities"`
 	} `yaml:"securityContext"`
-	Mounts []mount `yaml:"volumeMounts"`
+	Mounts    []mount `yaml:"volumeMounts"`
+	Resources struct {
+		Limits struct {
+			Memory string `yaml:"memory"`
+		} `yaml:"limits"`
+	} `yaml:"resources"`
 }
 
 type mount struct {
