@@ -15,6 +15,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/bot-bottle/supervise/internal/operator"
 )
@@ -108,16 +109,40 @@ func TestDocs(t *testing.T) {
 			t.Errorf("docs/cli.md does not name %q", cmd.CommandPath())
 		}
 	})
+	_, flags, _ := strings.Cut(doc, "\n## Flags\n")
+	flags, _, _ = strings.Cut(flags, "\n## ")
+	common, _, _ := strings.Cut(flags, "\n| ")
+	commands(newRoot(&app{}), func(cmd *cobra.Command) {
+		_, row, _ := strings.Cut(flags, "\n| `"+cmd.CommandPath()+"` |")
+		row, _, _ = strings.Cut(row, "\n")
+		cmd.InitDefaultHelpFlag()
+		cmd.Flags().VisitAll(func(f *pflag.Flag) {
+			if !flagRE(f.Name).MatchString(row) && !flagRE(f.Name).MatchString(common) {
+				t.Errorf("docs/cli.md, Flags, does not tell of %s --%s", cmd.CommandPath(), f.Name)
+			}
+		})
+		for _, m := range flagRE("([a-z-]+)").FindAllStringSubmatch(row, -1) {
+			if cmd.Flags().Lookup(m[1]) == nil {
+				t.Errorf("docs/cli.md tells of %s --%s, which it does not have", cmd.CommandPath(), m[1])
+			}
+		}
+	})
 	for _, e := range errorCodes(t) {
 		if !strings.Contains(doc, "`"+e+"`") {
 			t.Errorf("docs/cli.md does not name the error code %q", e)
 		}
 	}
-	for name := range jsonFields() {
+	names, _ := jsonFields()
+	for name := range names {
 		if !strings.Contains(doc, "`"+name+"`") {
 			t.Errorf("docs/cli.md does not describe the JSON field %q", name)
 		}
 	}
+}
+
+// flagRE finds a flag in docs/cli.md; "supervise --version" is one too.
+func flagRE(name string) *regexp.Regexp {
+	return regexp.MustCompile("`(?:supervise )?--" + name + "[ `]")
 }
 
 var codeRE = regexp.MustCompile(`code: "([a-z-]+)"`)
@@ -139,10 +164,10 @@ func errorCodes(t *testing.T) []string {
 	return out
 }
 
-// jsonFields are the names in everything that --json prints.
-func jsonFields() map[string]bool {
-	out := map[string]bool{}
-	seen := map[reflect.Type]bool{}
+// jsonFields are the names in everything that --json prints, and the types that have them.
+func jsonFields() (out map[string]bool, seen map[reflect.Type]bool) {
+	out = map[string]bool{}
+	seen = map[reflect.Type]bool{}
 	var walk func(reflect.Type)
 	walk = func(t reflect.Type) {
 		for t.Kind() == reflect.Pointer || t.Kind() == reflect.Slice {
@@ -160,15 +185,35 @@ func jsonFields() map[string]bool {
 			walk(f.Type)
 		}
 	}
-	for _, v := range []any{listJSON{}, operator.Preview{}, decisionJSON{}, dismissedJSON{}, historyJSON{}, auditJSON{}, forgottenJSON{}, watched{}, versionJSON{}, failJSON{}, decidedJSON{}} {
+	for _, v := range []any{listJSON{}, operator.Preview{}, decisionJSON{}, dismissedJSON{}, historyJSON{}, auditJSON{}, bottlesJSON{}, forgottenJSON{}, watched{}, versionJSON{}, failJSON{}, decidedJSON{}} {
 		walk(reflect.TypeOf(v))
 	}
-	return out
+	return out, seen
 }
 
 func TestJSONFields(t *testing.T) {
-	got := slices.Sorted(maps.Keys(jsonFields()))
+	names, types := jsonFields()
+	got := slices.Sorted(maps.Keys(names))
 	if !slices.Contains(got, "proposed_file") || !slices.Contains(got, "age_ns") {
 		t.Errorf("jsonFields() = %q, want proposed_file and age_ns among them", got)
+	}
+	known := map[string]bool{}
+	for typ := range types {
+		known[typ.Name()] = true
+	}
+	files, err := filepath.Glob("*.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, file := range files {
+		src, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range regexp.MustCompile(`(?m)^type (\w+JSON) struct`).FindAllStringSubmatch(string(src), -1) {
+			if !known[m[1]] {
+				t.Errorf("%s: jsonFields does not look at %s", file, m[1])
+			}
+		}
 	}
 }
