@@ -125,25 +125,20 @@ func (l *dirLoop) prune() (more bool) {
 	var gone []ID
 	for _, id := range ids {
 		// The response last: what is left of an interrupted removal is found again by any of its names.
-		var errs []error
-		for _, name := range []string{id.late(), proposalName(id), responseName(id)} {
-			if err := b.root.Remove(archived(name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-				errs = append(errs, err)
-			}
-		}
-		if err := errors.Join(errs...); err != nil {
+		if err := b.removeInOrder(archived(id.late()), archived(proposalName(id)), archived(responseName(id))); err != nil {
 			l.log.Warn("pruning an old pair failed", "id", id, "err", err)
 			return false
 		}
 		gone = append(gone, id)
 	}
-	undelivered := l.expired()
-	for _, id := range undelivered {
+	var undelivered []ID
+	for _, id := range l.expired() {
 		// Proposal first: without its response it would look open.
-		if err := errors.Join(b.removeIfThere(proposalName(id)), b.removeIfThere(responseName(id))); err != nil {
+		if err := b.removeInOrder(proposalName(id), responseName(id)); err != nil {
 			l.log.Warn("pruning an answer that nobody came for failed", "id", id, "err", err)
 			continue
 		}
+		undelivered = append(undelivered, id)
 		l.log.Info("pruned an answer that nobody came for", "id", id)
 	}
 	l.mu.Lock()
@@ -155,9 +150,12 @@ func (l *dirLoop) prune() (more bool) {
 	return len(ids) == pruneBatch
 }
 
-func (b *box) removeIfThere(name string) error {
-	if err := b.root.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
+// removeInOrder removes those of the names that are there, and none after one that cannot be removed.
+func (b *box) removeInOrder(names ...string) error {
+	for _, name := range names {
+		if err := b.root.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
 	}
 	return nil
 }
