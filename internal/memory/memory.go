@@ -33,7 +33,9 @@ type heap struct {
 // Run carries the ballast, and gives memory back to the system while little is allocated, until ctx ends. What it took to begin
 // many calls, or to answer them, is many times what it takes to wait; the runtime by itself keeps it for the next peak, which
 // may never come, and lets as much again pile up before it collects.
-func Run(ctx context.Context) {
+func Run(ctx context.Context) { carry(ctx, now, debug.FreeOSMemory) }
+
+func carry(ctx context.Context, now func() heap, free func()) {
 	select { // so much at once has the collector run, and somebody may wait for the start
 	case <-ctx.Done():
 		return
@@ -45,7 +47,7 @@ func Run(ctx context.Context) {
 		h.live -= min(h.live, ballast)
 		h.held -= min(h.held, ballast)
 		return h
-	}, debug.FreeOSMemory)
+	}, free)
 	runtime.KeepAlive(b)
 }
 

@@ -70,7 +70,9 @@ func TestTrim(t *testing.T) {
 			{100, 200, 5, 8, "another comes"},
 			{0, 200, 1, 9, "it waits"},
 			{0, 200, 300, 16, "and stays: after 10, 30, 70, 150 s, and then every two minutes one looks in vain"},
-			{0, 1, 60, 18, "until it goes"},
+			{20, 200, 1, 16, "something is begun"},
+			{0, 200, 1, 17, "which may have been the end of it: one looks as soon as after a crowd"},
+			{0, 1, 60, 19, "until it goes"},
 		} {
 			for range step.ticks {
 				h.allocate(step.each*mib, step.live*mib)
@@ -90,6 +92,35 @@ func TestTrim(t *testing.T) {
 		stop()
 		synctest.Wait()
 	})
+}
+
+// TestBallast: it counts neither as used nor as held.
+func TestBallast(t *testing.T) {
+	const mib = 1 << 20
+	for _, tt := range []struct {
+		name       string
+		live, held uint64 // besides the ballast
+		freed      bool
+	}{
+		{"a small program", 1 * mib, 2 * mib, false},
+		{"one that holds much", 1 * mib, 10 * mib, true},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				ctx, stop := context.WithCancel(t.Context())
+				h := heap{live: ballast + tt.live, held: ballast + tt.held}
+				freed := false
+				go carry(ctx, func() heap { return h }, func() { freed, h.held = true, h.live })
+				time.Sleep(5 * every)
+				synctest.Wait()
+				if freed != tt.freed {
+					t.Errorf("memory was given back: %v, want %v", freed, tt.freed)
+				}
+				stop()
+				synctest.Wait()
+			})
+		})
+	}
 }
 
 // TestNow: the runtime's names are those we know.
