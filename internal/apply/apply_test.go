@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -116,6 +117,34 @@ func TestPreviewFollowsSymlinks(t *testing.T) {
 	w.cfg.Pipelock.File = link
 	if plan := w.plan(route(t, "new.com")); plan.Blocked == nil || !strings.Contains(plan.Blocked.Error(), "they must be two") {
 		t.Errorf("blocked %v, want one file for two targets refused", plan.Blocked)
+	}
+}
+
+// TestPipelockSettles: pipelock, which cannot be asked, has a quarter of a second to read its file before the agent is answered.
+func TestPipelockSettles(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		host string
+		want time.Duration
+	}{
+		{"a new host", "https://new.example.com/", 250 * time.Millisecond},
+		{"one that is there", "https://pypi.org/", 0},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			w := newWorld(t)
+			w.opts.PipelockSettle = 0 // the default
+			synctest.Test(t, func(t *testing.T) {
+				w.t = t // whose context is of the bubble
+				w.open()
+				start := time.Now()
+				if res, _, err := w.apply(blocked(t, tt.host)); err != nil {
+					t.Fatalf("Apply = %+v, %v", res, err)
+				}
+				if took := time.Since(start); took != tt.want {
+					t.Errorf("Apply returned after %v, want %v", took, tt.want)
+				}
+			})
+		})
 	}
 }
 
