@@ -1,10 +1,14 @@
 package egress
 
 import (
+	"context"
+	"net"
 	"net/http"
 	"net/netip"
 	"slices"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 )
@@ -102,6 +106,35 @@ func TestResolvedAddress(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestSilentAddress: an address that never answers leaves time for the next, however many there are.
+func TestSilentAddress(t *testing.T) {
+	addrs := []netip.Addr{netip.MustParseAddr("9.9.9.7"), netip.MustParseAddr("9.9.9.8"), netip.MustParseAddr("9.9.9.1")}
+	synctest.Test(t, func(t *testing.T) {
+		ours, theirs := net.Pipe()
+		defer ours.Close()
+		defer theirs.Close()
+		p := &Proxy{opts: Options{
+			Resolve: func(context.Context, string) ([]netip.Addr, error) { return addrs, nil },
+			Dial: func(ctx context.Context, _, addr string) (net.Conn, error) {
+				if addr == "9.9.9.1:80" && ctx.Err() == nil {
+					return ours, nil
+				}
+				<-ctx.Done()
+				return nil, ctx.Err()
+			},
+			Timings: Timings{Dial: 9 * time.Second},
+		}}
+		start := time.Now()
+		c, err := p.dial(t.Context(), "tcp", "site.example.com:80")
+		if c != ours {
+			t.Errorf("dial = %v, %v; want the last address's connection", c, err)
+		}
+		if took := time.Since(start); took != 6*time.Second {
+			t.Errorf("it took %v, want two thirds of the time to dial", took)
+		}
+	})
 }
 
 // TestRebinding: a name that turns private after it was first seen gets nothing.
