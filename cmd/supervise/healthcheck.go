@@ -51,7 +51,7 @@ since it started. It is the image's HEALTHCHECK, since there is no shell or curl
 		if cfg.Port == 0 {
 			return usagef("--port N", "healthcheck: port 0 is any free one: say which it is")
 		}
-		return healthy(cmd.Context(), "http://"+dialAddr(cfg)+"/health")
+		return healthy(cmd.Context(), "http://"+dialAddr(cfg)+"/health", healthTimeout)
 	}
 	return cmd
 }
@@ -65,8 +65,8 @@ func dialAddr(cfg config.Sidecar) string {
 	return net.JoinHostPort(cmp.Or(host, "127.0.0.1"), strconv.Itoa(cfg.Port))
 }
 
-func healthy(ctx context.Context, url string) error {
-	ctx, cancel := context.WithTimeout(ctx, healthTimeout)
+func healthy(ctx context.Context, url string, within time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, within)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
