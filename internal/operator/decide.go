@@ -580,8 +580,11 @@ wait:
 	if err != nil {
 		return "", err
 	}
-	if rec == nil || !rec.ReplacePending {
-		return "the bottle was replaced by another process", nil
+	switch {
+	case rec == nil || rec.State != Answered:
+		return "the bottle was not replaced: the change has been taken back meanwhile", nil
+	case !rec.ReplacePending:
+		return "the bottle was replaced by another process, or is not to be replaced any more", nil
 	}
 	if err := d.opts.Hand.Replace(ctx, ref.Bottle, orDiscard(progress)); err != nil {
 		// Answered, built, and not replaced: said, and not tried again by itself, since it ends whatever runs there.

@@ -76,10 +76,11 @@ func (d *Desk) recoverLocked(ctx context.Context, ref Ref) (*Recovered, error) {
 	if err != nil {
 		return nil, err
 	}
-	if rec == nil || rec.final() && !rec.ReplacePending || rec.open() {
+	replace := rec != nil && rec.State == Answered && rec.ReplacePending
+	if rec == nil || rec.final() && !replace || rec.open() {
 		return nil, d.store.end(ref)
 	}
-	if rec.State == Answered {
+	if replace {
 		return &Recovered{ref, Answered, "answered; its bottle was still to be replaced"}, nil
 	}
 	images, err := d.store.images(rec)

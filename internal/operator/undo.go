@@ -63,6 +63,9 @@ func (d *Desk) undo(ctx context.Context, ref Ref, progress io.Writer) (*Result, 
 	case !rec.changed():
 		return nil, fmt.Errorf("undoing %s: %w: it changed nothing", ref, ErrNotUndoable)
 	}
+	if err := d.unreplace(rec); err != nil {
+		return nil, err
+	}
 	res, err := d.restore(ctx, rec, progress)
 	if err != nil {
 		return nil, err
@@ -79,6 +82,18 @@ func (d *Desk) undo(ctx context.Context, ref Ref, progress io.Writer) (*Result, 
 		return nil, err
 	}
 	return undone(rec, res), nil
+}
+
+// unreplace keeps the bottle from being replaced by what is about to be taken back, also if that should fail.
+func (d *Desk) unreplace(rec *Record) error {
+	if !rec.ReplacePending {
+		return nil
+	}
+	rec.ReplacePending = false
+	if err := d.store.save(rec); err != nil {
+		return err
+	}
+	return d.store.end(Ref{rec.Bottle, rec.ID})
 }
 
 func undone(rec *Record, res apply.Result) *Result {

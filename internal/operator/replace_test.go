@@ -1,0 +1,130 @@
+package operator
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/bot-bottle/supervise/internal/payload"
+	"github.com/bot-bottle/supervise/queue"
+)
+
+// watched tells when somebody begins to wait for an answer to go out.
+type watched struct {
+	queue.Inbox
+	waits func()
+}
+
+func (w watched) Changes(ctx context.Context) (<-chan struct{}, error) {
+	w.waits()
+	return w.Inbox.Changes(ctx)
+}
+
+// buildRig is a rig whose build and replace say in a file that they ran, and that has a proposal for a Dockerfile.
+func buildRig(t *testing.T) (r *rig, ref Ref, ran func() string) {
+	t.Helper()
+	r = newRig(t)
+	path := filepath.Join(r.root, "ran")
+	log := func(word string) []string { return []string{"sh", "-c", "echo " + word + " >> " + path} }
+	r.cfg.Capability.Build, r.cfg.Capability.Replace = log("build"), log("replace")
+	ref = r.put(payload.NewCapability("FROM debian:12\nRUN true\nRUN apt-get install -y jq\n"))
+	return r, ref, func() string {
+		t.Helper()
+		b, err := os.ReadFile(path)
+		if err != nil && !os.IsNotExist(err) {
+			t.Fatal(err)
+		}
+		return strings.Join(strings.Fields(string(b)), " ")
+	}
+}
+
+// approveAnd approves as ann, and calls waits as soon as that has answered and waits before it replaces the bottle.
+func (r *rig) approveAnd(ctx context.Context, ref Ref, waits func()) (*Result, error) {
+	r.t.Helper()
+	d := r.desk("ann@host")
+	p := r.show(d, ref)
+	d.opts.Inbox = watched{r.inbox, waits}
+	return d.Approve(ctx, ref, Decision{Digest: p.Digest, Accept: p.Dangers()})
+}
+
+// TestUndoBeforeReplace: a change that is undone before its bottle was replaced stays undone, whoever was to replace the bottle,
+// and the bottle is not replaced any more.
+func TestUndoBeforeReplace(t *testing.T) {
+	check := func(t *testing.T, r *rig, ref Ref, ran string) {
+		t.Helper()
+		d := r.desk("eve@host")
+		if got, err := d.Recover(t.Context()); len(got) != 0 || err != nil {
+			t.Errorf("Recover = %+v, %v; want nothing to do", got, err)
+		}
+		if it := r.items(d); len(it) != 0 {
+			t.Errorf("inbox = %+v", it)
+		}
+		rec, err := d.store.record(ref)
+		if err != nil || rec.State != Undone || rec.By != "ann@host" || rec.UndoneBy != "bob@host" || rec.ReplacePending {
+			t.Errorf("record = %+v, %v; want it undone by bob", rec, err)
+		}
+		if ev := r.events(d, ref); !slices.Equal(ev, []string{EventDecided, EventApplied, EventUndone}) {
+			t.Errorf("ledger has %v", ev)
+		}
+		if left, err := d.store.unfinished(); err != nil || len(left) != 0 {
+			t.Errorf("unfinished: %v, %v", left, err)
+		}
+		if ran != "build build" {
+			t.Errorf("ran %q, want two builds and no replace", ran)
+		}
+		r.audit(d)
+	}
+	undo := func(r *rig, ref Ref) {
+		if _, err := r.desk("bob@host").Undo(r.t.Context(), ref, nil); err != nil {
+			r.t.Errorf("undoing: %v", err)
+		}
+	}
+	t.Run("whoever approved is gone", func(t *testing.T) {
+		r, ref, ran := buildRig(t)
+		ctx, cancel := context.WithCancel(t.Context())
+		if _, err := r.approveAnd(ctx, ref, cancel); err == nil {
+			t.Fatal("whoever was interrupted has approved all the same")
+		}
+		undo(r, ref)
+		check(t, r, ref, ran())
+	})
+	t.Run("whoever approved waits", func(t *testing.T) {
+		r, ref, ran := buildRig(t)
+		res, err := r.approveAnd(t.Context(), ref, func() {
+			undo(r, ref)
+			if err := r.box.Archive(t.Context(), ref.ID); err != nil {
+				t.Error(err)
+			}
+		})
+		if err != nil || !strings.Contains(strings.Join(res.Notes, "\n"), "not replaced: the change has been taken back") {
+			t.Errorf("approving = %+v, %v; want to be told", res, err)
+		}
+		check(t, r, ref, ran())
+	})
+}
+
+// TestFailedUndoBeforeReplace: when what was built of the Dockerfile could not be taken back, the bottle is not replaced by it.
+func TestFailedUndoBeforeReplace(t *testing.T) {
+	r, ref, ran := buildRig(t)
+	res, err := r.approveAnd(t.Context(), ref, func() {
+		r.cfg.Capability.Build = []string{"false"}
+		if _, err := r.desk("bob@host").Undo(t.Context(), ref, nil); err == nil {
+			t.Error("undone without a build")
+		}
+		if err := r.box.Archive(t.Context(), ref.ID); err != nil {
+			t.Error(err)
+		}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := r.desk("eve@host").Recover(t.Context()); len(got) != 0 || err != nil {
+		t.Errorf("Recover = %+v, %v; want nothing to do", got, err)
+	}
+	if ran() != "build" {
+		t.Errorf("ran %q, want one build: %+v", ran(), res)
+	}
+}
