@@ -115,7 +115,7 @@ func (r Response) checked() (Response, error) {
 		return r, fmt.Errorf("status %.40q must be approved, modified or rejected", r.Status)
 	}
 	if !knownOutcome(r.Outcome) {
-		return r, fmt.Errorf("outcome %.40q must be live, unchanged, unverified, acknowledged or empty", r.Outcome)
+		return r, fmt.Errorf("outcome %.40q must be live, built, unchanged, unverified, acknowledged or empty", r.Outcome)
 	}
 	for _, s := range []string{r.Notes, r.FinalFile, r.Digest} {
 		if !utf8.ValidString(s) {
@@ -133,7 +133,7 @@ func (r Response) checked() (Response, error) {
 }
 
 func knownOutcome(o Outcome) bool {
-	return slices.Contains([]Outcome{"", Live, Unchanged, Unverified, Acknowledged}, o)
+	return slices.Contains([]Outcome{"", Live, Built, Unchanged, Unverified, Acknowledged}, o)
 }
 
 // Equal tells whether two responses say the same; times are compared as instants.

@@ -104,7 +104,7 @@ func TestSchemas(t *testing.T) {
 		t.Errorf("a proposal as we write it: %v", err)
 	}
 	for _, status := range []Status{Approved, Modified, Rejected} {
-		for _, outcome := range []Outcome{"", Live, Unchanged, Unverified, Acknowledged} {
+		for _, outcome := range []Outcome{"", Live, Built, Unchanged, Unverified, Acknowledged} {
 			data, err := encodeResponse(Response{ProposalID: testID, Status: status, Outcome: outcome, DecidedAt: testTime})
 			if err != nil {
 				t.Fatal(err)

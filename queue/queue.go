@@ -42,7 +42,8 @@ const (
 type Outcome string
 
 const (
-	Live         Outcome = "live"         // applied and seen in the live table
+	Live         Outcome = "live"         // applied and seen in the live table; a Dockerfile: built, and the bottle is about to be replaced
+	Built        Outcome = "built"        // a Dockerfile: built, and nothing replaces the bottle
 	Unchanged    Outcome = "unchanged"    // it was allowed already
 	Unverified   Outcome = "unverified"   // applied, or done by hand, and not seen live
 	Acknowledged Outcome = "acknowledged" // recorded, nothing rebuilt

@@ -248,6 +248,8 @@ func whatHolds(f facts, r queue.Response) string {
 	switch {
 	case r.Outcome == queue.Live && dockerfile:
 		return decided + ". The image is built from it, and this sandbox is about to be replaced: finish what you are writing, and expect this session to end."
+	case r.Outcome == queue.Built:
+		return decided + ". The image is built from it, and it takes effect when this sandbox is next started: until then what you need is not here. Go on without it, and do not ask for it again."
 	case r.Outcome == queue.Live:
 		return decided + ". It is live now: retry what was refused."
 	case r.Outcome == queue.Unchanged && dockerfile:

@@ -106,6 +106,8 @@ func TestAnswers(t *testing.T) {
 			"status: approved\n\nThe operator approved capability-block for the Dockerfile (proposal %s). It is recorded, and nothing was rebuilt: this sandbox stays as it is for now. Go on without it, and do not ask for it again."},
 		{"Dockerfile live", "capability-block", args{"dockerfile": "FROM a", "justification": "x"}, queue.Response{Status: queue.Approved, Outcome: queue.Live},
 			"status: approved\n\nThe operator approved capability-block for the Dockerfile (proposal %s). The image is built from it, and this sandbox is about to be replaced: finish what you are writing, and expect this session to end."},
+		{"Dockerfile built", "capability-block", args{"dockerfile": "FROM a", "justification": "x"}, queue.Response{Status: queue.Approved, Outcome: queue.Built},
+			"status: approved\n\nThe operator approved capability-block for the Dockerfile (proposal %s). The image is built from it, and it takes effect when this sandbox is next started: until then what you need is not here. Go on without it, and do not ask for it again."},
 		{"modified with a file", "egress-block", askGitHub, queue.Response{Status: queue.Modified, Notes: "n", FinalFile: route, Outcome: queue.Live},
 			"status: modified\nnotes: n\nthe operator modified your proposal before approving; the final config is now what's been applied\n\nThe operator approved egress-block for api.github.com /repos/ with changes (proposal %s). It is live now: retry what was refused.\n\nWhat was applied:\n{\n  \"host\": \"api.github.com\"\n}"},
 		{"modified without a file", "egress-block", askGitHub, queue.Response{Status: queue.Modified, Outcome: queue.Live},

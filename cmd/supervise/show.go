@@ -160,6 +160,8 @@ func outcome(o queue.Outcome) string {
 		return ""
 	case queue.Live:
 		return "live: the change is made and was seen in force"
+	case queue.Built:
+		return "built: the image is built; it takes effect when the bottle is started from it"
 	case queue.Unchanged:
 		return "unchanged: it was allowed already"
 	case queue.Unverified:

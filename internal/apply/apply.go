@@ -87,6 +87,7 @@ const (
 type Result struct {
 	Outcome queue.Outcome
 	Notes   []string // for the operator: "verified at URL after 120 ms", "not verified: no allowlist_url"
+	Replace bool     // a Dockerfile was changed, and a command is configured that replaces the bottle: Hand.Replace is to be called
 }
 
 // Failure is a change that did not hold. What was written has been put back unless Left says otherwise.
@@ -127,6 +128,6 @@ type Hand interface {
 	// can be restored. It takes authority away, so it fails closed: what is restored stays so when a later step
 	// fails (Left says which files), and calling it again goes on from there.
 	Undo(ctx context.Context, bottle string, p payload.Payload, images []Image, progress io.Writer) (Result, error)
-	// Replace runs the bottle's capability replace command, if there is one.
+	// Replace runs the bottle's capability replace command; it fails if there is none.
 	Replace(ctx context.Context, bottle string, progress io.Writer) error
 }

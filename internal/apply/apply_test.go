@@ -228,6 +228,7 @@ func TestOutcomes(t *testing.T) {
 		{"nothing managed", func(w *world) { w.cfg = config.Bottle{} }, route(t, "a.com"), queue.Unverified, "not managed here, to be done by hand: egress"},
 		{"egress not managed", func(w *world) { w.cfg.Egress = nil }, route(t, "a.com"), queue.Unverified, "not managed here, to be done by hand: egress"},
 		{"built", func(w *world) {}, image(t, "FROM x\n"), queue.Live, "built; it takes effect when the bottle is replaced"},
+		{"built, and nothing replaces the bottle", func(w *world) { w.cfg.Capability.Replace = nil }, image(t, "FROM x\n"), queue.Built, "built; it takes effect when the bottle is started from it"},
 		{"replaced only", func(w *world) { w.cfg.Capability.Build = nil }, image(t, "FROM x\n"), queue.Unverified, "recorded; it takes effect when the bottle is replaced"},
 		{"neither built nor replaced", func(w *world) { w.cfg.Capability.Build, w.cfg.Capability.Replace = nil, nil }, image(t, "FROM x\n"), queue.Acknowledged, "recorded; nothing is built"},
 		{"the same Dockerfile", func(w *world) {}, image(t, dockerfile), queue.Unchanged, ""},
@@ -241,6 +242,10 @@ func TestOutcomes(t *testing.T) {
 			}
 			if res.Outcome != tt.want || !strings.Contains(strings.Join(res.Notes, "\n"), tt.note) {
 				t.Errorf("Apply = %+v; want %s with note %q", res, tt.want, tt.note)
+			}
+			c := w.cfg.Capability
+			if want := tt.p.Tool == payload.Capability && tt.want != queue.Unchanged && len(c.Replace) > 0; res.Replace != want {
+				t.Errorf("Apply = %+v; want that the bottle is to be replaced: %v", res, want)
 			}
 			w.clean()
 		})
@@ -532,8 +537,9 @@ func TestReplace(t *testing.T) {
 	if err := w.hand.Replace(t.Context(), "web", nil); err == nil || err.Error() != "replacing bottle web: running replace: exit status 1" {
 		t.Errorf("Replace = %v, want its failure", err)
 	}
-	if err := w.hand.Replace(t.Context(), "other", nil); err != nil {
-		t.Errorf("Replace without a command: %v", err)
+	w.cfg.Capability.Replace = nil
+	if err := w.hand.Replace(t.Context(), "web", nil); err == nil {
+		t.Error("Replace without a command says that it replaced the bottle")
 	}
 	if diff := cmp.Diff([]string{"replace", "replace"}, w.ran); diff != "" {
 		t.Errorf("commands (-want +got):\n%s", diff)

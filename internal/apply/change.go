@@ -185,13 +185,19 @@ func (j *job) outcome(ctx context.Context, changed []Image, undo bool) (Result, 
 		switch im.Kind {
 		case KindDockerfile:
 			c := j.cfg.Capability
+			build := c != nil && len(c.Build) > 0
+			replace := c != nil && len(c.Replace) > 0
+			res.Replace = replace && !undo
 			switch {
-			case c == nil || len(c.Build) == 0 && len(c.Replace) == 0:
+			case !build && !replace:
 				res.Outcome = queue.Acknowledged
 				res.Notes = append(res.Notes, "recorded; nothing is built, since no build is configured")
-			case len(c.Build) == 0:
+			case !build:
 				res.Outcome = queue.Unverified
 				res.Notes = append(res.Notes, "recorded; it takes effect when the bottle is replaced")
+			case !res.Replace:
+				res.Outcome = queue.Built
+				res.Notes = append(res.Notes, "built; it takes effect when the bottle is started from it")
 			default:
 				res.Outcome = queue.Live
 				res.Notes = append(res.Notes, "built; it takes effect when the bottle is replaced")
@@ -427,13 +433,13 @@ func (l *Local) PutBack(ctx context.Context, bottle string, images []Image, prog
 	return f
 }
 
-// Replace runs the bottle's capability replace command, if there is one.
+// Replace runs the bottle's capability replace command.
 func (l *Local) Replace(ctx context.Context, bottle string, progress io.Writer) error {
 	j := l.job(bottle, "", progress)
 	defer j.tell.flush()
 	c := j.cfg.Capability
 	if c == nil || len(c.Replace) == 0 {
-		return nil
+		return fmt.Errorf("bottle %s has no capability.replace in supervise.yaml any more", bottle)
 	}
 	j.tell.say("dockerfile: replacing the bottle")
 	if err := j.run(ctx, c.Replace, j.tell); err != nil {

@@ -37,8 +37,8 @@ func TestUndo(t *testing.T) {
 			func(w *world) { w.write(w.egress, "routes: []\n"); w.write(w.gate, "mode: strict\n") }, "routes: []\n", "mode: strict\n", dockerfile, queue.Live},
 		{"pipelock alone", "", blocked(t, "https://a.com/"), nil, routesYAML, gateYAML, dockerfile, queue.Unverified},
 		{"an empty file", "\n", route(t, "a.com"), nil, "\n", gateYAML, dockerfile, queue.Live},
-		{"a Dockerfile", "", image(t, "FROM x\n"), nil, routesYAML, gateYAML, dockerfile, queue.Live},
-		{"a Dockerfile that was not there", "", image(t, "FROM x\n"), nil, routesYAML, gateYAML, "(no file)", queue.Live},
+		{"a Dockerfile", "", image(t, "FROM x\n"), nil, routesYAML, gateYAML, dockerfile, queue.Built},
+		{"a Dockerfile that was not there", "", image(t, "FROM x\n"), nil, routesYAML, gateYAML, "(no file)", queue.Built},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			w := newWorld(t)

@@ -30,10 +30,11 @@ func (d *Desk) Approve(ctx context.Context, ref Ref, dec Decision) (*Result, err
 		return res, d.makeRoom(err)
 	}
 	// With no lock held: the agent is to get its answer before its bottle goes away under it.
-	note, err := d.replace(ctx, ref, dec.Progress)
+	note, holds, err := d.replace(ctx, ref, dec.Progress)
 	if err != nil {
 		return res, err
 	}
+	res.Outcome = holds
 	res.Notes = append(res.Notes, note)
 	return res, nil
 }
@@ -245,7 +246,7 @@ func (d *Desk) finish(ctx context.Context, rec *Record, applied apply.Result, im
 		return nil, unfinished(ref, err)
 	}
 	rec.State, rec.Error = Applied, ""
-	rec.ReplacePending = rec.Tool == payload.Capability && (rec.Outcome == queue.Live || rec.Outcome == queue.Unverified)
+	rec.ReplacePending = applied.Replace
 	if err := d.store.save(rec); err != nil {
 		return nil, unfinished(ref, err)
 	}
@@ -541,8 +542,9 @@ func foreignRecord(e queue.Entry) *Record {
 		Via: "foreign", At: r.DecidedAt.UTC(), Status: r.Status, Notes: safetext.Untrusted(r.Notes), FinalFile: safetext.Untrusted(r.FinalFile), Outcome: r.Outcome}
 }
 
-// replace waits until the answer has gone out, or replaceAfter, and replaces the bottle.
-func (d *Desk) replace(ctx context.Context, ref Ref, progress io.Writer) (string, error) {
+// replace waits until the answer has gone out, or replaceAfter, and replaces the bottle. It returns a note for the operator and
+// what holds now.
+func (d *Desk) replace(ctx context.Context, ref Ref, progress io.Writer) (string, queue.Outcome, error) {
 	changes, err := d.opts.Inbox.Changes(ctx)
 	if err != nil {
 		d.log.Warn("watching for the answer to go out", "err", err)
@@ -560,7 +562,7 @@ wait:
 		}
 		select {
 		case <-ctx.Done():
-			return "", unfinished(ref, context.Cause(ctx))
+			return "", "", unfinished(ref, context.Cause(ctx))
 		case _, ok := <-changes:
 			if !ok {
 				changes = nil
@@ -573,32 +575,35 @@ wait:
 	}
 	unlock, err := d.store.lockBottle(ctx, ref.Bottle)
 	if err != nil {
-		return "", unfinished(ref, err)
+		return "", "", unfinished(ref, err)
 	}
 	defer unlock()
 	rec, err := d.store.record(ref)
 	if err != nil {
-		return "", err
+		return "", "", err
 	}
 	switch {
 	case rec == nil || rec.State != Answered:
-		return "the bottle was not replaced: the change has been taken back meanwhile", nil
+		return "the bottle was not replaced: the change has been taken back meanwhile", "", nil
 	case !rec.ReplacePending:
-		return "the bottle was replaced by another process, or is not to be replaced any more", nil
+		return "the bottle was replaced by another process, or is not to be replaced any more", rec.Outcome, nil
 	}
 	if err := d.opts.Hand.Replace(ctx, ref.Bottle, orDiscard(progress)); err != nil {
 		// Answered, built, and not replaced: said, and not tried again by itself, since it ends whatever runs there.
 		note = "the bottle was not replaced: " + err.Error()
 		rec.Error = safetext.Untrusted(note)
+		if rec.Outcome == queue.Live {
+			rec.Outcome = queue.Built
+		}
 	} else {
 		note = "the bottle was replaced; " + note
 	}
 	rec.ReplacePending = false
 	if err := d.store.save(rec); err != nil {
-		return "", unfinished(ref, err)
+		return "", "", unfinished(ref, err)
 	}
 	if err := d.store.end(ref); err != nil {
 		d.log.Warn("unmarking", "bottle", ref.Bottle, "id", ref.ID, "err", err)
 	}
-	return safetext.Line(note, 0), nil
+	return safetext.Line(note, 0), rec.Outcome, nil
 }

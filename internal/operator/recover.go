@@ -60,7 +60,7 @@ func (d *Desk) Recover(ctx context.Context) ([]Recovered, error) {
 			out = append(out, *r)
 			if r.State == Answered {
 				if rec, err := d.store.record(ref); err == nil && rec != nil && rec.ReplacePending {
-					if _, err := d.replace(ctx, ref, nil); err != nil {
+					if _, _, err := d.replace(ctx, ref, nil); err != nil {
 						errs = append(errs, err)
 					}
 				}

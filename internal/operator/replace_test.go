@@ -128,3 +128,57 @@ func TestFailedUndoBeforeReplace(t *testing.T) {
 		t.Errorf("ran %q, want one build: %+v", ran(), res)
 	}
 }
+
+// TestReplaceIsConfigured: a bottle is waited for and replaced only if something is configured that replaces it; the operator and
+// the agent are told of nothing else.
+func TestReplaceIsConfigured(t *testing.T) {
+	for _, tt := range []struct {
+		name  string
+		setup func(r *rig)
+		ran   string
+		agent queue.Outcome // what it is told
+		want  queue.Outcome
+		note  string
+	}{
+		{"build and replace", func(*rig) {}, "build replace", queue.Live, queue.Live, "the bottle was replaced"},
+		{"replace alone", func(r *rig) { r.cfg.Capability.Build = nil }, "replace", queue.Unverified, queue.Unverified, "the bottle was replaced"},
+		{"a replace that fails", func(r *rig) { r.cfg.Capability.Replace = []string{"false"} }, "build", queue.Live, queue.Built, "the bottle was not replaced: replacing bottle web: running false: exit status 1"},
+		{"build alone", func(r *rig) { r.cfg.Capability.Replace = nil }, "build", queue.Built, queue.Built, ""},
+		{"neither", func(r *rig) { r.cfg.Capability.Build, r.cfg.Capability.Replace = nil, nil }, "", queue.Acknowledged, queue.Acknowledged, ""},
+		{"unmanaged", func(r *rig) { r.cfg.Capability = nil }, "", queue.Unverified, queue.Unverified, ""},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			r, ref, ran := buildRig(t)
+			tt.setup(r)
+			d := r.desk("ann@host")
+			p := r.show(d, ref)
+			waited := false
+			d.opts.Inbox = watched{r.inbox, func() {
+				waited = true
+				if err := r.box.Archive(t.Context(), ref.ID); err != nil {
+					t.Error(err)
+				}
+			}}
+			res, err := d.Approve(t.Context(), ref, Decision{Digest: p.Digest, Accept: p.Dangers(), Unmanaged: true})
+			if err != nil {
+				t.Fatal(err)
+			}
+			notes := strings.Join(res.Notes, "\n")
+			if res.Outcome != tt.want || waited != (tt.note != "") || !strings.Contains(notes, tt.note) || strings.Contains(notes, "the bottle was") != waited {
+				t.Errorf("approving = %+v, having waited: %v; want %s with note %q", res, waited, tt.want, tt.note)
+			}
+			if resp := r.response(ref); resp.Outcome != tt.agent {
+				t.Errorf("the agent is told %q, want %q", resp.Outcome, tt.agent)
+			}
+			if rec, err := d.store.record(ref); err != nil || rec.State != Answered || rec.Outcome != tt.want || rec.ReplacePending {
+				t.Errorf("record = %+v, %v; want %s", rec, err, tt.want)
+			}
+			if ran() != tt.ran {
+				t.Errorf("ran %q, want %q", ran(), tt.ran)
+			}
+			if left, err := d.store.unfinished(); err != nil || len(left) != 0 {
+				t.Errorf("unfinished: %v, %v", left, err)
+			}
+		})
+	}
+}

@@ -223,6 +223,8 @@ func outcome(o queue.Outcome) string {
 	switch o {
 	case queue.Live:
 		return "live: the change is made and was seen in force"
+	case queue.Built:
+		return "built: it takes effect when the bottle is started from it"
 	case queue.Unchanged:
 		return "unchanged: it was allowed already"
 	case queue.Unverified:

@@ -279,6 +279,8 @@ func outcomeText(o queue.Outcome) string {
 		return ""
 	case queue.Live:
 		return "Live: the change is made and was seen in force."
+	case queue.Built:
+		return "Built: the image is built. It takes effect when the bottle is started from it."
 	case queue.Unchanged:
 		return "Unchanged: it was allowed already."
 	case queue.Unverified:
