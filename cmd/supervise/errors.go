@@ -106,7 +106,14 @@ var rules = []rule{
 	}),
 	is(operator.ErrBlocked, explained{exit: exitError, code: "blocked", hint: "supervise show tells what is in the way; reject works in any case"}),
 	as(func(e *apply.Failure) explained {
-		if len(e.Left) > 0 {
+		switch {
+		case e.Undo && len(e.Restored) > 0:
+			return explained{exit: exitError, code: "failed", hint: "these files are as they were before the approval, but that was not seen in force; mend the cause and undo it again: " + strings.Join(e.Restored, "; "), detail: e.Restored}
+		case e.Undo && len(e.Left) > 0:
+			return explained{exit: exitError, code: "failed", hint: "nothing was taken back; take it out by hand: " + strings.Join(e.Left, "; "), detail: e.Left}
+		case e.Undo:
+			return explained{exit: exitError, code: "failed", hint: "nothing was taken back; mend the cause and undo it again"}
+		case len(e.Left) > 0:
 			return explained{exit: exitError, code: "failed", hint: "these files could not be put back, look at them: " + strings.Join(e.Left, "; "), detail: e.Left}
 		}
 		return explained{exit: exitError, code: "failed", hint: "everything is as it was and the proposal is open again; supervise show has the error"}

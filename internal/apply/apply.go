@@ -90,13 +90,17 @@ type Result struct {
 	Replace bool     // a Dockerfile was changed, and a command is configured that replaces the bottle: Hand.Replace is to be called
 }
 
-// Failure is a change that did not hold. What was written has been put back unless Left says otherwise.
+// Failure is a change that did not hold. What was written has been put back unless Left says otherwise. That of an undo is the
+// other way round: what was restored stays so.
 type Failure struct {
 	Step string // "check", "write", "reload", "verify", "build", "put back"
 	Kind Kind
 	Path string
 	Err  error    // cause, with the mend
 	Left []string // files that could not be put back, each with the hashes; empty: everything is as before
+
+	Undo     bool     // it was an undo; if Restored is empty, it has changed nothing
+	Restored []string // files that are as they were before the change, which was not seen in force, or is not
 }
 
 func (f *Failure) Error() string { return f.Step + " " + f.Path + ": " + f.Err.Error() }
@@ -126,7 +130,7 @@ type Hand interface {
 	// Undo restores the touched entry where it still equals EntryAfter (the whole file where its hash is still
 	// AfterSHA256, else by textual edit), reloads and verifies that it is gone. Nothing is written unless every target
 	// can be restored. It takes authority away, so it fails closed: what is restored stays so when a later step
-	// fails (Left says which files), and calling it again goes on from there.
+	// fails (Restored says which files), and calling it again goes on from there.
 	Undo(ctx context.Context, bottle string, p payload.Payload, images []Image, progress io.Writer) (Result, error)
 	// Replace runs the bottle's capability replace command; it fails if there is none.
 	Replace(ctx context.Context, bottle string, progress io.Writer) error

@@ -12,7 +12,7 @@ import (
 )
 
 // Undo takes authority away, so it fails closed: what it has restored stays restored when a later step fails, and
-// Left names the files that were restored without being seen live. It can be called again until all of it holds.
+// Restored names the files that are, without having been seen live. It can be called again until all of it holds.
 // Nothing is written unless every target can be restored.
 func (l *Local) Undo(ctx context.Context, bottle string, p payload.Payload, images []Image, progress io.Writer) (Result, error) {
 	j := l.job(bottle, p.Host, progress)
@@ -25,7 +25,7 @@ func (l *Local) Undo(ctx context.Context, bottle string, p payload.Payload, imag
 		}
 		w, sha, err := restore(im, p.Host)
 		if err != nil {
-			f := &Failure{Step: "check", Kind: im.Kind, Path: im.Path, Err: err}
+			f := &Failure{Undo: true, Step: "check", Kind: im.Kind, Path: im.Path, Err: err}
 			if now, err := sum(im.Real); err == nil {
 				f.Left = []string{fmt.Sprintf("%s (before: sha256 %s; we wrote: %s; now: %s)", im.Path, hashName(im.BeforeSHA256), hashName(im.AfterSHA256), hashName(now))}
 			}
@@ -39,19 +39,21 @@ func (l *Local) Undo(ctx context.Context, bottle string, p payload.Payload, imag
 		if crashed(f.Err) {
 			return Result{}, f.Err
 		}
-		f.Left = restored
+		f.Undo, f.Restored = true, restored
 		return Result{}, f
 	}
 	for i, im := range changed {
 		if w := writes[i]; w != nil {
 			done, err := j.replace(*w)
 			if done {
-				restored = append(restored, im.Path+" (restored, not seen live)")
+				restored = append(restored, im.Path)
 			}
 			if err != nil {
 				return fail(&Failure{Step: "write", Kind: im.Kind, Path: im.Path, Err: err})
 			}
 			j.tell.say("%s: restored %s", im.Kind, im.Path)
+		} else {
+			restored = append(restored, im.Path) // by an earlier undo, or by hand
 		}
 		if f := j.activate(ctx, im); f != nil {
 			return fail(f)

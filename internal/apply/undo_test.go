@@ -96,8 +96,8 @@ func TestUndoRefuses(t *testing.T) {
 			tt.edit(w)
 			egress, gate, img := w.read(w.egress), w.read(w.gate), w.read(w.img)
 			_, err = w.hand.Undo(t.Context(), "web", tt.p, ims, nil)
-			if f := failure(t, err); f.Step != "check" || !strings.Contains(f.Error(), tt.want) || len(f.Left) != 1 {
-				t.Errorf("Undo = %v, left %v; want %q and what was left", err, f.Left, tt.want)
+			if f := failure(t, err); f.Step != "check" || !strings.Contains(f.Error(), tt.want) || len(f.Left) != 1 || !f.Undo || len(f.Restored) != 0 {
+				t.Errorf("Undo = %+v; want %q, what was left, and nothing restored", f, tt.want)
 			}
 			w.is(w.egress, egress)
 			w.is(w.gate, gate)
@@ -121,8 +121,8 @@ func TestUndoUnseen(t *testing.T) {
 		if bare {
 			want = "host pypi.org still has path /pypi/"
 		}
-		if f := failure(t, err); f.Step != "verify" || !strings.Contains(f.Error(), want) {
-			t.Errorf("Undo = %v; want %q", err, want)
+		if f := failure(t, err); f.Step != "verify" || !strings.Contains(f.Error(), want) || !f.Undo || !slices.Equal(f.Restored, []string{w.egress}) || len(f.Left) != 0 {
+			t.Errorf("Undo = %+v; want %q, and that the file is restored", f, want)
 		}
 		w.is(w.egress, routesYAML)
 	}

@@ -465,7 +465,9 @@ func (m *model) askUndo(u undoable) tea.Cmd {
 
 func (m *model) undoDone(msg undoneMsg) tea.Cmd {
 	m.busy--
-	if msg.err != nil {
+	if f, ok := errors.AsType[*apply.Failure](msg.err); ok && len(f.Restored) > 0 {
+		m.say(danger, "put back but not seen in force, undo it again: %s: %s", msg.what, oneLine(msg.err.Error()))
+	} else if msg.err != nil {
 		m.say(danger, "not undone: %s: %s", msg.what, oneLine(msg.err.Error()))
 	} else {
 		m.say(good, "undone: %s", msg.what)

@@ -248,6 +248,23 @@ func TestUndo(t *testing.T) {
 			r.wantNot("u undo")
 		})
 	})
+	t.Run("that does not hold", func(t *testing.T) {
+		desk := three()
+		start(t, 120, 40, desk, func(r *rig) {
+			r.press("a")
+			for _, tt := range []struct {
+				restored []string
+				want     string
+			}{
+				{nil, "not undone: one: allow a.example.com /a/: verify /srv/r.yaml: not live"},
+				{[]string{"/srv/r.yaml"}, "put back but not seen in force, undo it again: one: allow a.example.com /a/: verify"},
+			} {
+				desk.undo = &apply.Failure{Undo: true, Step: "verify", Path: "/srv/r.yaml", Err: errors.New("not live"), Restored: tt.restored}
+				r.press("u", "y")
+				r.wantScreen(tt.want)
+			}
+		})
+	})
 	t.Run("from the history", func(t *testing.T) {
 		start(t, 120, 40, withPast(), func(r *rig) {
 			r.press("h", "u")

@@ -50,6 +50,7 @@ type fakeDesk struct {
 
 	edited  func(ref operator.Ref, edited string) (*operator.Preview, error)
 	approve func(ctx context.Context, ref operator.Ref, d operator.Decision) (*operator.Result, error)
+	undo    error         // Undo fails with it
 	hold    chan struct{} // Show waits for it
 }
 
@@ -198,6 +199,9 @@ func (d *fakeDesk) Dismiss(_ context.Context, refs ...operator.Ref) ([]*operator
 
 func (d *fakeDesk) Undo(_ context.Context, ref operator.Ref, _ io.Writer) (*operator.Result, error) {
 	d.call("undo %s", ref.Bottle)
+	if d.undo != nil {
+		return nil, d.undo
+	}
 	return &operator.Result{Ref: ref, Status: queue.Approved}, nil
 }
 

@@ -208,6 +208,9 @@ func TestErrors(t *testing.T) {
 		text string
 	}{
 		{"not put back", fmt.Errorf("applying: %w", &apply.Failure{Step: "verify", Kind: apply.KindEgress, Path: "/x", Err: errors.New("gone\x1b[31m"), Left: []string{"/x: is 1, was 2"}}), 502, "not all of it could be put back"},
+		{"undo that changed nothing", fmt.Errorf("undoing: %w", &apply.Failure{Undo: true, Step: "write", Path: "/x", Err: errors.New("disk full\x1b")}), 502, "Nothing was taken back"},
+		{"undo of what was edited", fmt.Errorf("undoing: %w", &apply.Failure{Undo: true, Step: "check", Path: "/x", Err: errors.New("edited"), Left: []string{"/x: is 1\u202e"}}), 502, "Take it out by hand:"},
+		{"undo that is not seen", fmt.Errorf("undoing: %w", &apply.Failure{Undo: true, Step: "verify", Path: "/x", Err: errors.New("deaf"), Restored: []string{"/x"}}), 502, "Taken back, but not seen in force"},
 		{"gone", fmt.Errorf("%w: x", operator.ErrNotFound), 404, "There is no such proposal"},
 		{"no bottle", queue.ErrNoBottle, 500, "no such bottle"},
 		{"late", queue.ErrLate, 409, "Already decided"},

@@ -422,7 +422,16 @@ func explain(err error) (int, alert) {
 	if e, ok := errors.AsType[*operator.EditError](err); ok {
 		return http.StatusUnprocessableEntity, alert{Level: "danger", Title: "This is not a valid edit", Text: safetext.Block(e.Err.Error())}
 	}
-	if e, ok := errors.AsType[*apply.Failure](err); ok {
+	if e, ok := errors.AsType[*apply.Failure](err); ok && e.Undo {
+		a := alert{Level: "danger", Title: "Nothing was taken back", Text: text + "\nMend the cause, then undo it again."}
+		if len(e.Restored) > 0 {
+			a.Title = "Taken back, but not seen in force"
+			a.Text = text + "\nThese files are as they were before the approval. Mend the cause, then undo it again:\n" + safetext.Block(strings.Join(e.Restored, "\n"))
+		} else if len(e.Left) > 0 {
+			a.Text = text + "\nTake it out by hand:\n" + safetext.Block(strings.Join(e.Left, "\n"))
+		}
+		return http.StatusBadGateway, a
+	} else if ok {
 		a := alert{Level: "danger", Title: "The change did not hold, and was put back", Text: safetext.Block(e.Error()) + "\nThe proposal is open again; the agent goes on waiting."}
 		if len(e.Left) > 0 {
 			a.Title = "The change did not hold, and not all of it could be put back"
