@@ -124,8 +124,8 @@ type Hand interface {
 	// after. It puts nothing back.
 	Confirm(ctx context.Context, bottle string, p payload.Payload, images []Image, progress io.Writer) (Result, error)
 	// PutBack restores the images that are in state after and leaves alone what someone else has edited; a *Failure lists
-	// that. What is as before, now or already, is reloaded: a process that died may have restored a file and not yet
-	// told its proxy. Calling it again does no harm.
+	// that. What is as before, now or already, is reloaded (or built again): a process that died may have restored a file and not
+	// yet told its proxy. Calling it again does no harm.
 	PutBack(ctx context.Context, bottle string, images []Image, progress io.Writer) error
 	// Undo restores the touched entry where it still equals EntryAfter (the whole file where its hash is still
 	// AfterSHA256, else by textual edit), reloads and verifies that it is gone. Nothing is written unless every target

@@ -144,7 +144,7 @@ func (j *job) activate(ctx context.Context, im Image) *Failure {
 		return &Failure{Step: step, Kind: im.Kind, Path: im.Path, Err: err}
 	}
 	if im.Kind == KindDockerfile {
-		if j.cfg.Capability == nil || len(j.cfg.Capability.Build) == 0 {
+		if !j.builds() {
 			return nil
 		}
 		if err := j.step(im.Kind, "build"); err != nil {
@@ -178,6 +178,9 @@ func (j *job) activate(ctx context.Context, im Image) *Failure {
 	return nil
 }
 
+// builds tells whether a Dockerfile of this bottle is built.
+func (j *job) builds() bool { return j.cfg.Capability != nil && len(j.cfg.Capability.Build) > 0 }
+
 // outcome verifies what was changed and says what holds now. After an undo the touched entries are those before.
 func (j *job) outcome(ctx context.Context, changed []Image, undo bool) (Result, *Failure) {
 	res := Result{Outcome: queue.Unchanged}
@@ -185,10 +188,13 @@ func (j *job) outcome(ctx context.Context, changed []Image, undo bool) (Result, 
 		switch im.Kind {
 		case KindDockerfile:
 			c := j.cfg.Capability
-			build := c != nil && len(c.Build) > 0
+			build := j.builds()
 			replace := c != nil && len(c.Replace) > 0
 			res.Replace = replace && !undo
 			switch {
+			case undo && !im.Existed:
+				res.Outcome = queue.Acknowledged
+				res.Notes = append(res.Notes, "removed, since there was none before; what was built of it, if anything, is still there")
 			case !build && !replace:
 				res.Outcome = queue.Acknowledged
 				res.Notes = append(res.Notes, "recorded; nothing is built, since no build is configured")
@@ -263,7 +269,7 @@ func (j *job) fail(ctx context.Context, f *Failure, written []Image) error {
 	if crashed(f.Err) {
 		return f.Err
 	}
-	left, err := j.takeBack(context.WithoutCancel(ctx), written)
+	left, err := j.takeBack(context.WithoutCancel(ctx), written, false)
 	if crashed(err) {
 		return err
 	}
@@ -275,13 +281,15 @@ func (j *job) fail(ctx context.Context, f *Failure, written []Image) error {
 }
 
 // takeBack restores, last first, the files that are as we wrote them, and tells their proxies. A file that is as
-// before already may still have to be read again. What someone else has edited is listed and left alone.
-func (j *job) takeBack(ctx context.Context, images []Image) (left []string, err error) {
+// before already may still have to be read again, and if something may have been built of what we wrote, a Dockerfile is
+// built again. What someone else has edited is listed and left alone.
+func (j *job) takeBack(ctx context.Context, images []Image, built bool) (left []string, err error) {
 	var errs []error
 	for _, im := range slices.Backward(images) {
 		if !im.changed() {
 			continue
 		}
+		removed := false
 		now, err := sum(im.Real)
 		if err == nil && now == im.AfterSHA256 {
 			w := write{kind: im.Kind, path: im.Path, real: im.Real, was: now, data: im.Before, remove: !im.Existed}
@@ -291,7 +299,7 @@ func (j *job) takeBack(ctx context.Context, images []Image) (left []string, err 
 			}
 			if done {
 				j.tell.say("%s: put %s back", im.Kind, im.Path)
-				now = im.BeforeSHA256
+				now, removed = im.BeforeSHA256, w.remove
 			}
 		}
 		if c, ok := errors.AsType[*ChangedError](err); ok {
@@ -307,7 +315,10 @@ func (j *job) takeBack(ctx context.Context, images []Image) (left []string, err 
 			left = append(left, fmt.Sprintf("%s (before: sha256 %s; we wrote: %s; now: %s)", im.Path, hashName(im.BeforeSHA256), hashName(im.AfterSHA256), hashName(now)))
 			continue
 		}
-		if im.Kind == KindDockerfile {
+		if im.Kind == KindDockerfile && !im.Existed && removed && built && j.builds() {
+			errs = append(errs, fmt.Errorf("after removing %s, which was not there before: what was built of it, if anything, is still there", im.Path))
+		}
+		if im.Kind == KindDockerfile && (!im.Existed || !built) {
 			continue
 		}
 		if f := j.activate(ctx, im); f != nil {
@@ -419,7 +430,7 @@ func uncrash(f *Failure) error {
 func (l *Local) PutBack(ctx context.Context, bottle string, images []Image, progress io.Writer) error {
 	j := l.job(bottle, "", progress)
 	defer j.tell.flush()
-	left, err := j.takeBack(ctx, images)
+	left, err := j.takeBack(ctx, images, true)
 	if crashed(err) {
 		return err
 	}

@@ -55,6 +55,9 @@ func (l *Local) Undo(ctx context.Context, bottle string, p payload.Payload, imag
 		} else {
 			restored = append(restored, im.Path) // by an earlier undo, or by hand
 		}
+		if im.Kind == KindDockerfile && !im.Existed {
+			continue // there is nothing to build
+		}
 		if f := j.activate(ctx, im); f != nil {
 			return fail(f)
 		}

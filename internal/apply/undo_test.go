@@ -3,6 +3,7 @@ package apply
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"slices"
 	"strings"
@@ -38,7 +39,7 @@ func TestUndo(t *testing.T) {
 		{"pipelock alone", "", blocked(t, "https://a.com/"), nil, routesYAML, gateYAML, dockerfile, queue.Unverified},
 		{"an empty file", "\n", route(t, "a.com"), nil, "\n", gateYAML, dockerfile, queue.Live},
 		{"a Dockerfile", "", image(t, "FROM x\n"), nil, routesYAML, gateYAML, dockerfile, queue.Built},
-		{"a Dockerfile that was not there", "", image(t, "FROM x\n"), nil, routesYAML, gateYAML, "(no file)", queue.Built},
+		{"a Dockerfile that was not there", "", image(t, "FROM x\n"), nil, routesYAML, gateYAML, "(no file)", queue.Acknowledged},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			w := newWorld(t)
@@ -56,6 +57,7 @@ func TestUndo(t *testing.T) {
 				tt.edit(w)
 			}
 			w.ran = nil
+			w.build = w.buildsFile
 			res, err := w.hand.Undo(t.Context(), "web", tt.p, ims, nil)
 			if err != nil || res.Outcome != tt.want {
 				t.Fatalf("Undo = %+v, %v; want %s", res, err, tt.want)
@@ -181,6 +183,42 @@ func TestPutBackLeavesEdits(t *testing.T) {
 	}
 	w.is(w.egress, theirs)
 	w.is(w.gate, gateYAML)
+}
+
+// TestPutBackBuilds: when a Dockerfile that was built is put back, so is the image, or it is said that it is not.
+func TestPutBackBuilds(t *testing.T) {
+	w := newWorld(t)
+	w.build = w.buildsFile
+	_, ims, err := w.apply(image(t, "FROM evil\n"))
+	if err != nil || w.image != "FROM evil\n" {
+		t.Fatalf("Apply: %v, built %q", err, w.image)
+	}
+	for range 2 { // again, as after a crash in between
+		if err := w.hand.PutBack(t.Context(), "web", ims, nil); err != nil || w.image != dockerfile {
+			t.Errorf("PutBack = %v, and the image is of %q; want it of the Dockerfile as it is again", err, w.image)
+		}
+		w.is(w.img, dockerfile)
+		w.image = "FROM evil\n"
+	}
+
+	if err := os.Remove(w.img); err != nil {
+		t.Fatal(err)
+	}
+	if _, ims, err = w.apply(image(t, "FROM evil\n")); err != nil {
+		t.Fatal(err)
+	}
+	f := failure(t, w.hand.PutBack(t.Context(), "web", ims, nil))
+	if len(f.Left) != 0 || !strings.Contains(f.Error(), "what was built of it, if anything, is still there") {
+		t.Errorf("PutBack = %v, left %v; want to be told of the image", f, f.Left)
+	}
+	w.is(w.img, "(no file)")
+
+	w.write(w.img, dockerfile)
+	w.ran = nil
+	w.build = func(io.Writer) error { return errors.New("no space") }
+	if _, _, err := w.apply(image(t, "FROM evil\n")); failure(t, err).Step != "build" || len(w.ran) != 1 {
+		t.Errorf("Apply = %v, having run %q; want a failed build not to be followed by another", err, w.ran)
+	}
 }
 
 // An image is kept as text: the entries of a route can be read back.

@@ -122,6 +122,7 @@ type world struct {
 	step              func(name string) error   // for the test; may be nil
 	steps             []string                  // durable steps, in order
 	build             func(out io.Writer) error // what the build command does
+	image             string                    // what buildsFile built last
 }
 
 func newWorld(t *testing.T) *world {
@@ -222,6 +223,16 @@ func (w *world) clean() {
 			w.t.Errorf("left behind: %v, %v", names, err)
 		}
 	}
+}
+
+// buildsFile is a build that needs the Dockerfile, and keeps what it was.
+func (w *world) buildsFile(io.Writer) error {
+	text := w.read(w.img)
+	if text == "(no file)" {
+		return errors.New("no Dockerfile")
+	}
+	w.image = text
+	return nil
 }
 
 func (w *world) plan(p payload.Payload) *Plan {

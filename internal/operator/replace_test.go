@@ -182,3 +182,64 @@ func TestReplaceIsConfigured(t *testing.T) {
 		})
 	}
 }
+
+// TestLostAfterBuild: another program rejects what was built already. The image is built again from the Dockerfile as it was.
+func TestLostAfterBuild(t *testing.T) {
+	for _, fails := range []bool{false, true} {
+		r := newRig(t)
+		before := string(read(t, r.docker))
+		image := filepath.Join(r.root, "image")
+		r.cfg.Capability.Build = []string{"cp", r.docker, image}
+		d := r.desk("ann@host")
+		ref := r.put(payload.NewCapability("FROM debian:12\nRUN evil\n"))
+		r.step = func(name string) error {
+			if name == "respond" {
+				r.respond(ref, queue.Rejected, "no")
+				if fails {
+					r.cfg.Capability.Build = []string{"false"}
+				}
+			}
+			return nil
+		}
+		if _, err := r.approve(d, ref); !isDecided(err, "") {
+			t.Errorf("approving: %v, want decided by another program", err)
+		}
+		if got := string(read(t, r.docker)); got != before {
+			t.Errorf("the Dockerfile is %q", got)
+		}
+		rec, err := d.store.record(ref)
+		if err != nil || rec.State != Foreign {
+			t.Fatalf("record = %+v, %v", rec, err)
+		}
+		if got := string(read(t, image)); (got == before) == fails {
+			t.Errorf("the image is of %q", got)
+		}
+		if told := strings.Contains(rec.Error.Raw(), "but not all of it: "); told != fails {
+			t.Errorf("the record says %q", rec.Error.Raw())
+		}
+	}
+}
+
+// TestUndoCreatedDockerfile: there is nothing to build when there was no Dockerfile before, and the undo is done all the same.
+func TestUndoCreatedDockerfile(t *testing.T) {
+	r := newRig(t)
+	if err := os.Remove(r.docker); err != nil {
+		t.Fatal(err)
+	}
+	r.cfg.Capability.Build = []string{"test", "-f", r.docker}
+	d := r.desk("ann@host")
+	ref := r.put(payload.NewCapability("FROM debian:12\nRUN true\n"))
+	if _, err := r.approve(d, ref); err != nil {
+		t.Fatal(err)
+	}
+	res, err := d.Undo(t.Context(), ref, nil)
+	if err != nil || res.Outcome != queue.Acknowledged || !strings.Contains(strings.Join(res.Notes, "\n"), "what was built of it, if anything, is still there") {
+		t.Errorf("Undo = %+v, %v", res, err)
+	}
+	if _, err := os.Stat(r.docker); !os.IsNotExist(err) {
+		t.Errorf("the Dockerfile: %v", err)
+	}
+	if rec, err := d.store.record(ref); err != nil || rec.State != Undone {
+		t.Errorf("record = %+v, %v", rec, err)
+	}
+}
