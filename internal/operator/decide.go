@@ -25,10 +25,11 @@ const replaceAfter = 10 * time.Second
 // [*DecidedError], [*DangerError], [*UnmanagedError], [*EditError], [ErrBlocked], [*InTheWayError], and [*apply.Failure] for a change
 // that did not hold: that proposal is open again.
 func (d *Desk) Approve(ctx context.Context, ref Ref, dec Decision) (*Result, error) {
-	res, rec, err := d.approve(ctx, ref, dec)
-	if err != nil || !rec.ReplacePending {
+	res, release, err := d.approve(ctx, ref, dec)
+	if err != nil || release == nil {
 		return res, d.makeRoom(err)
 	}
+	defer release()
 	// With no lock held: the agent is to get its answer before its bottle goes away under it.
 	note, holds, err := d.replace(ctx, ref, dec.Progress)
 	if err != nil {
@@ -39,7 +40,8 @@ func (d *Desk) Approve(ctx context.Context, ref Ref, dec Decision) (*Result, err
 	return res, nil
 }
 
-func (d *Desk) approve(ctx context.Context, ref Ref, dec Decision) (*Result, *Record, error) {
+// approve returns a release when the bottle is to be replaced, which is left to the caller until it is called.
+func (d *Desk) approve(ctx context.Context, ref Ref, dec Decision) (_ *Result, release func(), _ error) {
 	unlock, err := d.store.lockBottle(ctx, ref.Bottle)
 	if err != nil {
 		return nil, nil, err
@@ -115,7 +117,13 @@ func (d *Desk) approve(ctx context.Context, ref Ref, dec Decision) (*Result, *Re
 		return nil, nil, fmt.Errorf("applying %s: %w", ref, err)
 	}
 	res, err := d.finish(ctx, rec, applied, images)
-	return res, rec, err
+	if err != nil || !rec.ReplacePending {
+		return res, nil, err
+	}
+	if release, err = d.store.hold(ref); err != nil {
+		return res, nil, unfinished(ref, err)
+	}
+	return res, release, nil
 }
 
 func unfinished(ref Ref, err error) error {
@@ -582,11 +590,8 @@ wait:
 	if err != nil {
 		return "", "", err
 	}
-	switch {
-	case rec == nil || rec.State != Answered:
-		return "the bottle was not replaced: the change has been taken back meanwhile", "", nil
-	case !rec.ReplacePending:
-		return "the bottle was replaced by another process, or is not to be replaced any more", rec.Outcome, nil
+	if rec == nil || rec.State != Answered || !rec.ReplacePending {
+		return "the bottle was not replaced: somebody has begun to take the change back", "", nil
 	}
 	if err := d.opts.Hand.Replace(ctx, ref.Bottle, orDiscard(progress)); err != nil {
 		// Answered, built, and not replaced: said, and not tried again by itself, since it ends whatever runs there.

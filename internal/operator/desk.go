@@ -14,7 +14,8 @@
 //	<slug>/seen.json            when somebody was last seen waiting; a hint
 //	<slug>/.lock                flock of whoever decides for this bottle
 //	keys/<slug>/<hash>          the last decision on the same question, for retries
-//	unfinished/<slug>.<id>      there while a record is not final, so that recovery costs nothing when there is nothing
+//	unfinished/<slug>.<id>      there while a record is not final, so that recovery costs nothing when there is nothing;
+//	                            flocked by whoever waits to replace the bottle
 //	locks/                      the hand's, if it is told to keep them here
 //	.tmp/                       files in writing; what is over an hour old is removed when a desk is opened
 //	ledger.jsonl, ledger.lock   every decision and its effect, each line chained to the one before by hash

@@ -390,6 +390,30 @@ func (s *store) begin(ref Ref) error {
 	return errors.Join(f.Sync(), f.Close(), syncDir(filepath.Join(s.dir, "unfinished")))
 }
 
+// hold tells other processes, until release is called or this one dies, that what ref still lacks is being seen to. It returns
+// nil when somebody else holds it, or it is not marked.
+func (s *store) hold(ref Ref) (release func(), err error) {
+	root, err := s.at()
+	if err != nil {
+		return nil, fmt.Errorf("holding %s: %w", ref, err)
+	}
+	f, err := root.OpenFile(marker(ref), os.O_RDWR, 0)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("holding %s: %w", ref, err)
+	}
+	err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		return nil, f.Close()
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("holding %s: %w", ref, err), f.Close())
+	}
+	return func() { f.Close() }, nil // closing releases it
+}
+
 func (s *store) end(ref Ref) error {
 	if err := s.before("end"); err != nil {
 		return err

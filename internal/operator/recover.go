@@ -47,7 +47,11 @@ func (d *Desk) Recover(ctx context.Context) ([]Recovered, error) {
 			continue
 		}
 		r, err := d.recoverLocked(ctx, ref)
+		release, rerr := d.toReplace(ref)
 		unlock()
+		if rerr != nil {
+			errs = append(errs, rerr)
+		}
 		if e, ok := errors.AsType[*InTheWayError](err); ok {
 			if way[ref.Bottle] == nil {
 				way[ref.Bottle] = e
@@ -56,18 +60,32 @@ func (d *Desk) Recover(ctx context.Context) ([]Recovered, error) {
 		} else if err != nil {
 			errs = append(errs, fmt.Errorf("recovering %s of bottle %s: %w", ref, ref.Bottle, err))
 		}
+		if release != nil {
+			note, _, err := d.replace(ctx, ref, nil)
+			release()
+			switch {
+			case err != nil:
+				errs = append(errs, err)
+			case r == nil:
+				r = &Recovered{ref, Answered, note}
+			default:
+				r.Text += "; " + note
+			}
+		}
 		if r != nil {
 			out = append(out, *r)
-			if r.State == Answered {
-				if rec, err := d.store.record(ref); err == nil && rec != nil && rec.ReplacePending {
-					if _, _, err := d.replace(ctx, ref, nil); err != nil {
-						errs = append(errs, err)
-					}
-				}
-			}
 		}
 	}
 	return out, errors.Join(errs...)
+}
+
+// toReplace returns a release if a bottle is still to be replaced and nobody is about to. It needs the bottle's lock.
+func (d *Desk) toReplace(ref Ref) (release func(), err error) {
+	rec, err := d.store.record(ref)
+	if err != nil || rec == nil || rec.State != Answered || !rec.ReplacePending {
+		return nil, err
+	}
+	return d.store.hold(ref)
 }
 
 // recoverLocked looks at one record with its bottle's lock held. It returns nil when there was nothing to do.
@@ -81,7 +99,7 @@ func (d *Desk) recoverLocked(ctx context.Context, ref Ref) (*Recovered, error) {
 		return nil, d.store.end(ref)
 	}
 	if replace {
-		return &Recovered{ref, Answered, "answered; its bottle was still to be replaced"}, nil
+		return nil, nil // Recover does that, with no lock held
 	}
 	images, err := d.store.images(rec)
 	if err != nil {

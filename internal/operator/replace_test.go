@@ -99,7 +99,7 @@ func TestUndoBeforeReplace(t *testing.T) {
 				t.Error(err)
 			}
 		})
-		if err != nil || !strings.Contains(strings.Join(res.Notes, "\n"), "not replaced: the change has been taken back") {
+		if err != nil || !strings.Contains(strings.Join(res.Notes, "\n"), "not replaced: somebody has begun to take the change back") || res.Outcome != "" {
 			t.Errorf("approving = %+v, %v; want to be told", res, err)
 		}
 		check(t, r, ref, ran())
@@ -124,8 +124,51 @@ func TestFailedUndoBeforeReplace(t *testing.T) {
 	if got, err := r.desk("eve@host").Recover(t.Context()); len(got) != 0 || err != nil {
 		t.Errorf("Recover = %+v, %v; want nothing to do", got, err)
 	}
-	if ran() != "build" {
+	if ran() != "build" || !strings.Contains(strings.Join(res.Notes, "\n"), "not replaced: somebody has begun to take the change back") {
 		t.Errorf("ran %q, want one build: %+v", ran(), res)
+	}
+}
+
+// TestReplaceIsHeld: who waits to replace a bottle is left to it by every other command, until it dies.
+func TestReplaceIsHeld(t *testing.T) {
+	r, ref, ran := buildRig(t)
+	looked := 0
+	look := func() {
+		looked++
+		if got, err := r.desk("bob@host").Recover(t.Context()); len(got) != 0 || err != nil {
+			t.Errorf("Recover = %+v, %v; want it left to whoever approved", got, err)
+		}
+		if ran() != "build" {
+			t.Errorf("ran %q, want no replace yet", ran())
+		}
+		if looked == 1 {
+			if err := r.box.Archive(t.Context(), ref.ID); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	res, err := r.approveAnd(t.Context(), ref, look)
+	if err != nil || looked == 0 || ran() != "build replace" || !strings.Contains(strings.Join(res.Notes, "\n"), "the bottle was replaced; the answer had gone out") {
+		t.Errorf("approving = %+v, %v; ran %q, looked at %d times", res, err, ran(), looked)
+	}
+	if got, err := r.desk("bob@host").Recover(t.Context()); len(got) != 0 || err != nil {
+		t.Errorf("Recover = %+v, %v; want nothing to do", got, err)
+	}
+
+	r, ref, ran = buildRig(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	if _, err := r.approveAnd(ctx, ref, cancel); err == nil {
+		t.Fatal("whoever was interrupted has approved all the same")
+	}
+	if err := r.box.Archive(t.Context(), ref.ID); err != nil {
+		t.Fatal(err)
+	}
+	got, err := r.desk("bob@host").Recover(t.Context())
+	if err != nil || len(got) != 1 || got[0] != (Recovered{ref, Answered, "the bottle was replaced; the answer had gone out"}) || ran() != "build replace" {
+		t.Errorf("Recover = %+v, %v; ran %q; want the bottle replaced", got, err, ran())
+	}
+	if left, err := r.desk("bob@host").store.unfinished(); err != nil || len(left) != 0 {
+		t.Errorf("unfinished: %v, %v", left, err)
 	}
 }
 
