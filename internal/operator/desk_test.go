@@ -521,11 +521,14 @@ func checkRecovered(t *testing.T, r *rig, ref Ref, where string) {
 	if err != nil {
 		t.Fatalf("%s: %v", where, err)
 	}
-	resp, file := r.response(ref), string(read(t, r.routes))
+	resp, file, gate := r.response(ref), string(read(t, r.routes)), ""
+	if r.gate != "" {
+		gate = string(read(t, r.gate))
+	}
 	switch {
 	case rec.open():
-		if resp != nil || file != baseRoutes {
-			t.Fatalf("%s: open again, but response = %+v and routes.yaml is\n%s", where, resp, file)
+		if resp != nil || file != baseRoutes || r.gate != "" && gate != baseGate {
+			t.Fatalf("%s: open again, but response = %+v, routes.yaml is\n%s\nand pipelock.yaml\n%s", where, resp, file, gate)
 		}
 		if n := len(r.items(d)); n != 1 {
 			t.Fatalf("%s: open again, but the inbox has %d items", where, n)
@@ -534,8 +537,8 @@ func checkRecovered(t *testing.T, r *rig, ref Ref, where string) {
 			t.Fatalf("%s: approving again: %v", where, err)
 		}
 	case rec.State == Answered:
-		if resp == nil || resp.Status != queue.Approved || resp.Outcome != queue.Live || !strings.Contains(file, "registry.npmjs.org") {
-			t.Fatalf("%s: answered, but response = %+v and routes.yaml is\n%s", where, resp, file)
+		if resp == nil || resp.Status != queue.Approved || resp.Outcome != queue.Live || !strings.Contains(file, "registry.npmjs.org") || r.gate != "" && !strings.Contains(gate, "registry.npmjs.org") {
+			t.Fatalf("%s: answered, but response = %+v, routes.yaml is\n%s\nand pipelock.yaml\n%s", where, resp, file, gate)
 		}
 	default:
 		t.Fatalf("%s: state %s after recovery", where, rec.State)
@@ -545,6 +548,9 @@ func checkRecovered(t *testing.T, r *rig, ref Ref, where string) {
 	}
 	if n := strings.Count(string(read(t, r.routes)), "registry.npmjs.org"); n != 1 {
 		t.Fatalf("%s: the route is there %d times", where, n)
+	}
+	if r.gate != "" && strings.Count(string(read(t, r.gate)), "registry.npmjs.org") != 1 {
+		t.Fatalf("%s: in the end pipelock.yaml is\n%s", where, read(t, r.gate))
 	}
 	ev := r.events(d, ref)
 	if ev[len(ev)-1] != EventApplied || ev[0] != EventDecided {
@@ -564,6 +570,13 @@ func checkRecovered(t *testing.T, r *rig, ref Ref, where string) {
 // TestCrashAtEveryStep ends approving before each durable step, once without and once with the steps of recovery
 // failing in turn too.
 func TestCrashAtEveryStep(t *testing.T) {
+	t.Run("egress", func(t *testing.T) { testCrashAtEveryStep(t, newRig) })
+	t.Run("pipelock and egress", func(t *testing.T) {
+		testCrashAtEveryStep(t, func(t testing.TB) *rig { return newRig(t).gated() })
+	})
+}
+
+func testCrashAtEveryStep(t *testing.T, newRig func(testing.TB) *rig) {
 	var steps []string
 	for n := 1; ; n++ {
 		r := newRig(t)
@@ -668,11 +681,18 @@ func TestKilledAtEveryStep(t *testing.T) {
 		killedChild(t, n)
 		return
 	}
+	t.Run("egress", func(t *testing.T) { testKilledAtEveryStep(t, newRig) })
+	t.Run("pipelock and egress", func(t *testing.T) {
+		testKilledAtEveryStep(t, func(t testing.TB) *rig { return newRig(t).gated() })
+	})
+}
+
+func testKilledAtEveryStep(t *testing.T, newRig func(testing.TB) *rig) {
 	for n := 1; ; n++ {
 		r := newRig(t)
 		ref := r.put(egressFor("registry.npmjs.org", "/"))
 		cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestKilledAtEveryStep$")
-		cmd.Env = append(os.Environ(), "OPERATOR_TEST_KILL_AT="+strconv.Itoa(n), "OPERATOR_TEST_ROOT="+r.root, "OPERATOR_TEST_ROUTES="+r.routes, "OPERATOR_TEST_URL="+r.proxy.URL, "OPERATOR_TEST_ID="+string(ref.ID))
+		cmd.Env = append(os.Environ(), "OPERATOR_TEST_KILL_AT="+strconv.Itoa(n), "OPERATOR_TEST_ROOT="+r.root, "OPERATOR_TEST_ROUTES="+r.routes, "OPERATOR_TEST_URL="+r.proxy.URL, "OPERATOR_TEST_ID="+string(ref.ID), "OPERATOR_TEST_GATE="+r.gate)
 		out, err := cmd.CombinedOutput()
 		if err == nil {
 			if n < 10 {
@@ -694,6 +714,9 @@ func killedChild(t *testing.T, at string) {
 	}
 	r := &rig{t: t, root: os.Getenv("OPERATOR_TEST_ROOT"), routes: os.Getenv("OPERATOR_TEST_ROUTES")}
 	r.cfg.Egress = newEgress(r.routes, os.Getenv("OPERATOR_TEST_URL"))
+	if gate := os.Getenv("OPERATOR_TEST_GATE"); gate != "" {
+		r.cfg.Pipelock = &config.Pipelock{File: gate}
+	}
 	r.openInbox()
 	d := r.desk("ann@host")
 	ref := Ref{"web", queue.ID(os.Getenv("OPERATOR_TEST_ID"))}

@@ -29,12 +29,18 @@ routes:
   - host: pypi.org
 `
 
+const baseGate = `mode: strict
+api_allowlist:
+  - api.github.com
+`
+
 // rig is a root with one bottle, real files, real mailboxes, and a proxy that shows its table.
 type rig struct {
 	t      testing.TB
 	root   string
 	routes string
 	docker string
+	gate   string // pipelock's file; "": there is none
 	box    *queue.Dir
 	inbox  *queue.Root
 	proxy  *proxy
@@ -125,6 +131,18 @@ func newRig(t testing.TB) *rig {
 	return r
 }
 
+// gated gives the bottle a second target.
+func (r *rig) gated() *rig {
+	r.t.Helper()
+	r.gate = filepath.Join(filepath.Dir(filepath.Dir(r.routes)), "gate", "pipelock.yaml")
+	if err := os.MkdirAll(filepath.Dir(r.gate), 0o755); err != nil {
+		r.t.Fatal(err)
+	}
+	r.write(r.gate, baseGate)
+	r.cfg.Pipelock = &config.Pipelock{File: r.gate}
+	return r
+}
+
 func (r *rig) openInbox() {
 	r.t.Helper()
 	inbox, err := queue.OpenRoot(r.root, queue.RootOptions{})
@@ -139,7 +157,7 @@ func (r *rig) hand() *apply.Local {
 	r.t.Helper()
 	h, err := apply.New(apply.Options{
 		Targets: func(string) config.Bottle { return r.cfg }, LockDir: filepath.Join(r.root, ".desk", "locks"),
-		VerifyTimeout: r.verify, VerifyEvery: 5 * time.Millisecond, Step: r.doStep,
+		VerifyTimeout: r.verify, VerifyEvery: 5 * time.Millisecond, PipelockSettle: -1, Step: r.doStep,
 	})
 	if err != nil {
 		r.t.Fatal(err)
