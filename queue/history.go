@@ -131,16 +131,7 @@ func (l *dirLoop) prune() (more bool) {
 		}
 		gone = append(gone, id)
 	}
-	var undelivered []ID
-	for _, id := range l.expired() {
-		// Proposal first: without its response it would look open.
-		if err := b.removeInOrder(proposalName(id), responseName(id)); err != nil {
-			l.log.Warn("pruning an answer that nobody came for failed", "id", id, "err", err)
-			continue
-		}
-		undelivered = append(undelivered, id)
-		l.log.Info("pruned an answer that nobody came for", "id", id)
-	}
+	undelivered := l.pruneUndelivered(b)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.delivers.drop(gone)
@@ -148,6 +139,33 @@ func (l *dirLoop) prune() (more bool) {
 		delete(l.open, id)
 	}
 	return len(ids) == pruneBatch
+}
+
+// pruneUndelivered removes the proposals first, and for good: without its response one would look open, after a power cut too.
+func (l *dirLoop) pruneUndelivered(b *box) []ID {
+	remove := func(ids []ID, name func(ID) string) []ID {
+		return slices.DeleteFunc(ids, func(id ID) bool {
+			err := b.removeInOrder(name(id))
+			if err != nil {
+				l.log.Warn("pruning an answer that nobody came for failed", "id", id, "err", err)
+			}
+			return err != nil
+		})
+	}
+	ids := l.expired()
+	if len(ids) == 0 {
+		return nil
+	}
+	ids = remove(ids, proposalName)
+	if err := b.fault.do("prune.sync-proposals", b.sync.do); err != nil {
+		l.log.Warn("pruning answers that nobody came for failed", "err", err)
+		return nil
+	}
+	ids = remove(ids, responseName)
+	for _, id := range ids {
+		l.log.Info("pruned an answer that nobody came for", "id", id)
+	}
+	return ids
 }
 
 // removeInOrder removes those of the names that are there, and none after one that cannot be removed.

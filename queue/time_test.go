@@ -352,6 +352,40 @@ func TestPruneNearFlood(t *testing.T) {
 	})
 }
 
+// TestPruneSyncs: no power cut leaves a proposal whose answer is pruned, since that would look open.
+func TestPruneSyncs(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "web")
+	synctest.Test(t, func(t *testing.T) {
+		ids := store(t, dir, 3)
+		var left []string // when the removal of the proposals is made durable
+		lost := true
+		openDir(t, dir, Options{NoWatch: true, KeepFor: time.Hour, KeepUndelivered: time.Hour, Fault: func(step string, done bool) error {
+			if step != "prune.sync-proposals" || done {
+				return nil
+			}
+			left = names(t, dir)
+			if lost {
+				return errors.New("EIO")
+			}
+			return nil
+		}})
+		for range 2 {
+			time.Sleep(90 * time.Minute)
+			synctest.Wait()
+			for _, id := range ids {
+				if slices.Contains(left, proposalName(id)) || !slices.Contains(left, responseName(id)) {
+					t.Errorf("synced with %q there, want the responses and no proposal", left)
+				}
+				_, err := os.Stat(filepath.Join(dir, responseName(id)))
+				if there := err == nil; there != lost {
+					t.Errorf("the response is there: %v, the sync failed: %v", there, lost)
+				}
+			}
+			lost = false
+		}
+	})
+}
+
 // TestBigHistory: what lies in processed/ costs nothing after the start.
 func TestBigHistory(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "web")
