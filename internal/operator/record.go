@@ -93,17 +93,19 @@ func (r *Record) final() bool { return r.State == Answered || r.State == Undone 
 type store struct {
 	dir  string
 	step func(string) error
+	sync func(dir string) error // syncDir, but in tests
 
 	mu   sync.Mutex
 	root *os.Root    // guarded by mu: the directory at dir when it was last looked at
 	info fs.FileInfo // guarded by mu: of root
+	kept bool        // guarded by mu: the entry of root in its parent is durable
 }
 
 func openStore(dir string, step func(string) error) (*store, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
 	}
-	s := &store{dir: dir, step: step}
+	s := &store{dir: dir, step: step, sync: syncDir}
 	_, err := s.at()
 	return s, err
 }
@@ -149,7 +151,7 @@ func (s *store) at() (*os.Root, error) {
 	if s.root != nil {
 		s.root.Close() // only read through, or synced
 	}
-	s.root, s.info = root, st
+	s.root, s.info, s.kept = root, st, false
 	sweep(root)
 	return root, nil
 }
@@ -203,7 +205,29 @@ func (s *store) write(name string, data []byte) error {
 	if err := root.Rename(tmp, name); err != nil {
 		return errors.Join(err, root.Remove(tmp))
 	}
-	return errors.Join(syncDir(filepath.Join(s.dir, dir)), syncDir(s.dir))
+	for {
+		if err := s.sync(filepath.Join(s.dir, dir)); err != nil {
+			return err
+		}
+		if dir == "." {
+			return s.keep()
+		}
+		dir = filepath.Dir(dir) // which may have got a new entry
+	}
+}
+
+// keep makes the entry of the directory itself durable, once.
+func (s *store) keep() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.kept {
+		return nil
+	}
+	if err := s.sync(filepath.Dir(s.dir)); err != nil {
+		return err
+	}
+	s.kept = true
+	return nil
 }
 
 func (s *store) read(name string) ([]byte, error) {
@@ -387,7 +411,7 @@ func (s *store) begin(ref Ref) error {
 	if err != nil {
 		return fmt.Errorf("marking %s: %w", ref, err)
 	}
-	return errors.Join(f.Sync(), f.Close(), syncDir(filepath.Join(s.dir, "unfinished")))
+	return errors.Join(f.Sync(), f.Close(), s.sync(filepath.Join(s.dir, "unfinished")))
 }
 
 // hold tells other processes, until release is called or this one dies, that what ref still lacks is being seen to. It returns

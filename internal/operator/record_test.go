@@ -3,6 +3,7 @@ package operator
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 )
@@ -36,5 +37,37 @@ func TestStaleTempsGo(t *testing.T) {
 	}
 	if names, err := filepath.Glob(filepath.Join(dir, "web", "*")); err != nil || len(names) != 1 {
 		t.Errorf("beside the record are %v, %v", names, err)
+	}
+}
+
+// TestWriteSyncs: each directory that may have got an entry is synced before a write returns, from the innermost to the root.
+func TestWriteSyncs(t *testing.T) {
+	root := t.TempDir()
+	s, err := openStore(filepath.Join(root, ".desk"), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var synced []string
+	s.sync = func(dir string) error {
+		name, err := filepath.Rel(root, dir)
+		if err != nil {
+			t.Error(err)
+		}
+		synced = append(synced, name)
+		return syncDir(dir)
+	}
+	for _, tt := range []struct {
+		what string
+		do   func() error
+		want []string
+	}{
+		{"a record", func() error { return s.save(&Record{ID: "x", Bottle: "web"}) }, []string{".desk/web", ".desk", "."}},
+		{"another", func() error { return s.save(&Record{ID: "y", Bottle: "web"}) }, []string{".desk/web", ".desk"}},
+		{"a key", func() error { return s.setEarlier("web", "egress-block", "a.example", Earlier{}) }, []string{".desk/keys/web", ".desk/keys", ".desk"}},
+	} {
+		synced = nil
+		if err := tt.do(); err != nil || !slices.Equal(synced, tt.want) {
+			t.Errorf("%s: %v, synced %q, want %q", tt.what, err, synced, tt.want)
+		}
 	}
 }
