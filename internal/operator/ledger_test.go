@@ -2,6 +2,7 @@ package operator
 
 import (
 	"bytes"
+	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -96,6 +97,7 @@ func TestLedgerShowsTampering(t *testing.T) {
 		{"a key added", func(b []byte) []byte { return bytes.Replace(b, []byte(`{"seq":3,`), []byte(`{"x":3,"seq":3,`), 1) }, "line 3 does not parse"},
 		{"removed", func(b []byte) []byte { l := lines(b); return bytes.Join(slices.Delete(l, 5, 6), nil) }, "line 6 does not follow line 5"},
 		{"moved", func(b []byte) []byte { l := lines(b); l[2], l[3] = l[3], l[2]; return bytes.Join(l, nil) }, "line 3 does not follow line 2"},
+		{"removed, and the rest chained again", func(b []byte) []byte { l := lines(b); return rechained(t, slices.Delete(l, 5, 6)) }, "line 6 has number 7, not 6"},
 		{"first removed", func(b []byte) []byte { return bytes.Join(lines(b)[1:], nil) }, "line 1 does not follow line 0"},
 		{"not a ledger", func(b []byte) []byte { return append([]byte("\x1b[31mhello\n"), b...) }, "line 1 does not parse"},
 		{"a huge line", func(b []byte) []byte { return append(bytes.Repeat([]byte("x"), 2*maxLine), b...) }, "line 1 is over"},
@@ -116,6 +118,27 @@ func TestLedgerShowsTampering(t *testing.T) {
 			}
 		})
 	}
+}
+
+// rechained makes a chain of lines, as somebody who knows how it is made would.
+func rechained(t *testing.T, lines [][]byte) (out []byte) {
+	t.Helper()
+	prev := ""
+	for _, line := range lines {
+		var e LedgerEntry
+		if err := json.Unmarshal(line, &e); err != nil {
+			t.Fatal(err)
+		}
+		e.Prev = prev
+		e.Hash = e.sum()
+		prev = e.Hash
+		b, err := json.Marshal(e)
+		if err != nil {
+			t.Fatal(err)
+		}
+		out = append(append(out, b...), '\n')
+	}
+	return out
 }
 
 func TestLedgerHeadShowsTruncation(t *testing.T) {
