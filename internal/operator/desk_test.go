@@ -1,6 +1,7 @@
 package operator
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -106,6 +107,10 @@ func TestApproveBindsToWhatWasSeen(t *testing.T) {
 			r.proxy.path = other
 			r.proxy.mu.Unlock()
 		}, true},
+		{"pipelock holds nothing back any more", func(r *rig) { // a finding; the entry is as it was
+			r.write(r.gate, strings.Replace(baseGate, "strict", "balanced", 1))
+		}, true},
+		{"the bottle has no second gate any more", func(r *rig) { r.cfg.Pipelock = nil }, true},
 		{"the proposal was altered", func(r *rig) { // by a hostile sidecar
 			names, _ := filepath.Glob(filepath.Join(r.root, "web", "*.proposal.json"))
 			b := strings.Replace(string(read(r.t, names[0])), "the build needs it", "the build needs it!", 1)
@@ -117,7 +122,7 @@ func TestApproveBindsToWhatWasSeen(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			r := newRig(t)
+			r := newRig(t).gated()
 			ref := r.put(egressFor("api.github.com", "/orgs/"))
 			p := r.show(r.desk("ann@host"), ref)
 			tt.after(r)
@@ -147,6 +152,112 @@ func TestApproveBindsToWhatWasSeen(t *testing.T) {
 				t.Errorf("approving the new preview: %v", err)
 			}
 		})
+	}
+}
+
+// TestDigestCovers: each thing that an operator decides on changes the digest, and what is only shown does not.
+func TestDigestCovers(t *testing.T) {
+	p := queue.Proposal{ID: queue.NewID(), Bottle: "web", Tool: payload.Egress, ProposedFile: "x", Justification: "why"}
+	of := func(change func(p *queue.Proposal, c *considered)) string {
+		t.Helper()
+		q, err := egressFor("a.example")
+		if err != nil {
+			t.Fatal(err)
+		}
+		p, c := p, &considered{Preview: &Preview{}, payload: q, plan: &apply.Plan{}}
+		c.Findings = []Finding{{Code: "new-host", Level: Note}}
+		c.plan.Targets = []apply.Target{{Kind: apply.KindEgress, Path: "/link", Real: "/file", Exists: true, Before: []byte("a"), After: []byte("b"), EntryBefore: "", EntryAfter: "b"}}
+		change(&p, c)
+		return digest(p, c)
+	}
+	was := of(func(*queue.Proposal, *considered) {})
+	for _, tt := range []struct {
+		what   string
+		change func(p *queue.Proposal, c *considered)
+		same   bool
+	}{
+		{"the id", func(p *queue.Proposal, _ *considered) { p.ID = queue.NewID() }, false},
+		{"the bottle", func(p *queue.Proposal, _ *considered) { p.Bottle = "api" }, false},
+		{"the tool", func(p *queue.Proposal, _ *considered) { p.Tool = payload.Pipelock }, false},
+		{"what was proposed", func(p *queue.Proposal, _ *considered) { p.ProposedFile = "y" }, false},
+		{"the justification", func(p *queue.Proposal, _ *considered) { p.Justification = "why not" }, false},
+		{"what would be applied", func(_ *queue.Proposal, c *considered) { c.payload.Route.PathAllowlist = []string{"/x"} }, false},
+		{"a target's kind", func(_ *queue.Proposal, c *considered) { c.plan.Targets[0].Kind = apply.KindPipelock }, false},
+		{"a target's real path", func(_ *queue.Proposal, c *considered) { c.plan.Targets[0].Real = "/other" }, false},
+		{"the entry before", func(_ *queue.Proposal, c *considered) { c.plan.Targets[0].EntryBefore = "a" }, false},
+		{"the entry after", func(_ *queue.Proposal, c *considered) { c.plan.Targets[0].EntryAfter = "c" }, false},
+		{"whether it changes", func(_ *queue.Proposal, c *considered) { c.plan.Targets[0].After = []byte("a") }, false},
+		{"another target", func(_ *queue.Proposal, c *considered) { c.plan.Targets = append(c.plan.Targets, c.plan.Targets[0]) }, false},
+		{"an unmanaged target", func(_ *queue.Proposal, c *considered) { c.plan.Unmanaged = []apply.Kind{apply.KindPipelock} }, false},
+		{"another finding", func(_ *queue.Proposal, c *considered) { c.Findings[0].Code = "covered" }, false},
+		{"one more finding", func(_ *queue.Proposal, c *considered) {
+			c.Findings = append(c.Findings, Finding{Code: "public-suffix", Level: Note})
+		}, false},
+		{"a finding's level", func(_ *queue.Proposal, c *considered) { c.Findings[0].Level = Danger }, false},
+		{"a finding's words", func(_ *queue.Proposal, c *considered) { c.Findings[0].Text = "new" }, true},
+		{"the rest of a file", func(_ *queue.Proposal, c *considered) {
+			c.plan.Targets[0].Before, c.plan.Targets[0].After = []byte("# a"), []byte("# b")
+		}, true},
+	} {
+		if same := of(tt.change) == was; same != tt.same {
+			t.Errorf("with %s changed the digest is the same: %v, want %v", tt.what, same, tt.same)
+		}
+	}
+}
+
+// before is a hand that is told when the targets are about to be locked.
+type before struct {
+	apply.Hand
+	lock func()
+}
+
+func (h before) Lock(ctx context.Context, real []string) (func(), error) {
+	h.lock()
+	return h.Hand.Lock(ctx, real)
+}
+
+// TestApproveLooksUnderTheLocks: what happens between the look that finds the files to lock and the locks is seen.
+func TestApproveLooksUnderTheLocks(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		before func(r *rig) // after the preview was made
+		locked func(r *rig) // right before the locks are taken
+	}{
+		{"the entry is edited", func(*rig) {}, func(r *rig) {
+			r.write(r.routes, strings.Replace(baseRoutes, "      - /repos/\n", "      - /repos/\n      - /user\n", 1))
+		}},
+		{"another file is locked than what was seen", func(r *rig) { r.point("b.yaml") }, func(r *rig) { r.point("a.yaml") }},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			r := newRig(t)
+			for _, name := range []string{"a.yaml", "b.yaml"} {
+				r.write(filepath.Join(filepath.Dir(r.routes), name), baseRoutes)
+			}
+			r.point("a.yaml")
+			d := r.desk("ann@host")
+			ref := r.put(egressFor("api.github.com", "/orgs/"))
+			p := r.show(d, ref)
+			tt.before(r)
+			d.opts.Hand = before{d.opts.Hand, func() { tt.locked(r) }}
+			_, err := d.Approve(t.Context(), ref, Decision{Digest: p.Digest, Accept: p.Dangers()})
+			if _, ok := errors.AsType[*StaleError](err); !ok {
+				t.Errorf("approving: %v, want stale", err)
+			}
+			if b := read(t, r.routes); contains(b, "/orgs/") {
+				t.Errorf("what was not seen under the locks was changed:\n%s", b)
+			}
+		})
+	}
+}
+
+// point makes routes.yaml a link to another file beside it.
+func (r *rig) point(name string) {
+	r.t.Helper()
+	if err := os.Remove(r.routes); err != nil {
+		r.t.Fatal(err)
+	}
+	if err := os.Symlink(name, r.routes); err != nil {
+		r.t.Fatal(err)
 	}
 }
 
@@ -378,6 +489,177 @@ func TestForeign(t *testing.T) {
 			t.Errorf("unfinished: %v", left)
 		}
 	})
+}
+
+// TestForeignAlike: an answer that has not all of ours is another program's, and what it stands for was not applied by us.
+func TestForeignAlike(t *testing.T) {
+	for _, tt := range []struct {
+		what   string
+		change func(resp *queue.Response)
+		ours   bool
+	}{
+		{"nothing", func(*queue.Response) {}, true},
+		{"the status", func(resp *queue.Response) { resp.Status = queue.Modified }, false},
+		{"the notes", func(resp *queue.Response) { resp.Notes = "all yours" }, false},
+		{"the final file", func(resp *queue.Response) { resp.FinalFile = `{"host":"evil.example"}` }, false},
+		{"the digest", func(resp *queue.Response) { resp.Digest = "" }, false},
+		{"the time", func(resp *queue.Response) { resp.DecidedAt = resp.DecidedAt.Add(time.Second) }, false},
+	} {
+		t.Run(tt.what, func(t *testing.T) {
+			r := newRig(t)
+			ref := r.put(egressFor("registry.npmjs.org"))
+			d := r.desk("ann@host")
+			var after string
+			r.step = func(name string) error {
+				if name != "respond" {
+					return nil
+				}
+				after = string(read(t, r.routes))
+				rec, err := d.store.record(ref)
+				if err != nil {
+					return err
+				}
+				resp := rec.response()
+				tt.change(&resp)
+				return r.inbox.Respond(t.Context(), ref.Bottle, resp)
+			}
+			_, err := r.approve(d, ref)
+			rec, rerr := d.store.record(ref)
+			if rerr != nil {
+				t.Fatal(rerr)
+			}
+			if tt.ours {
+				if err != nil || rec.State != Answered {
+					t.Errorf("approving: %v, record %s; want our own answer known", err, rec.State)
+				}
+				r.wantRoutes(after)
+				return
+			}
+			if !isDecided(err, "") || rec.State != Foreign {
+				t.Errorf("approving: %v, record %s; want decided by another program", err, rec.State)
+			}
+			r.wantRoutes(baseRoutes)
+		})
+	}
+}
+
+// TestForeignAfterACrash: another program answers what an interrupted decision left, before and after it was written.
+func TestForeignAfterACrash(t *testing.T) {
+	for _, at := range []string{"egress.write", "egress.verify"} {
+		t.Run(at, func(t *testing.T) {
+			r := newRig(t)
+			ref := r.put(egressFor("registry.npmjs.org"))
+			d := r.desk("ann@host")
+			dead := false
+			r.step = func(name string) error {
+				if dead = dead || name == at; dead {
+					return errCrash
+				}
+				return nil
+			}
+			if _, err := r.approve(d, ref); !errors.Is(err, errCrash) {
+				t.Fatalf("approving: %v, want it interrupted", err)
+			}
+			r.step = nil
+			r.respond(ref, queue.Rejected, "no")
+			got, err := r.desk("bob@host").Recover(t.Context())
+			if err != nil || len(got) != 1 || got[0].State != Foreign {
+				t.Errorf("Recover = %+v, %v; want another program's", got, err)
+			}
+			r.wantRoutes(baseRoutes)
+			if ev := r.events(d, ref); !slices.Equal(ev, []string{EventDecided, EventForeign}) {
+				t.Errorf("ledger has %v", ev)
+			}
+		})
+	}
+}
+
+// TestAnswerRemoved: a hostile sidecar that removes an answer does not get its proposal open again.
+func TestAnswerRemoved(t *testing.T) {
+	for _, undone := range []bool{false, true} {
+		r := newRig(t)
+		ref := r.put(egressFor("registry.npmjs.org"))
+		d := r.desk("ann@host")
+		p := r.show(d, ref)
+		if _, err := r.approve(d, ref); err != nil {
+			t.Fatal(err)
+		}
+		if undone {
+			if _, err := d.Undo(t.Context(), ref, nil); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := os.Remove(filepath.Join(r.root, "web", string(ref.ID)+".response.json")); err != nil {
+			t.Fatal(err)
+		}
+		r.openInbox() // which has not seen it
+		d = r.desk("bob@host")
+		was := string(read(t, r.routes))
+		if it := r.items(d); len(it) != 0 {
+			t.Errorf("undone %v: inbox = %+v, want nothing open", undone, it)
+		}
+		if s := r.show(d, ref); s.State != Decided || s.Decision == nil || s.Decision.By != "ann@host" {
+			t.Errorf("undone %v: it shows %s, %+v", undone, s.State, s.Decision)
+		}
+		if _, err := d.Approve(t.Context(), ref, Decision{Digest: p.Digest, Accept: p.Dangers()}); !isDecided(err, "ann@host") {
+			t.Errorf("undone %v: approving: %v, want decided", undone, err)
+		}
+		if _, err := d.Reject(t.Context(), ref, ""); !isDecided(err, "ann@host") {
+			t.Errorf("undone %v: rejecting: %v, want decided", undone, err)
+		}
+		r.wantRoutes(was)
+	}
+}
+
+// TestEditedBackup: a file is never restored from a backup that is not what was kept.
+func TestEditedBackup(t *testing.T) {
+	r := newRig(t)
+	ref := r.put(egressFor("registry.npmjs.org"))
+	d := r.desk("ann@host")
+	if _, err := r.approve(d, ref); err != nil {
+		t.Fatal(err)
+	}
+	after := string(read(t, r.routes))
+	backup := filepath.Join(r.root, ".desk", "web", string(ref.ID)+".1.egress")
+	if string(read(t, backup)) != baseRoutes {
+		t.Fatalf("the backup is not what the file was")
+	}
+	r.write(backup, "routes: [{host: evil.example}]\n")
+	if _, err := d.Undo(t.Context(), ref, nil); err == nil || !strings.Contains(err.Error(), "the backup of "+r.routes+" has hash ") {
+		t.Errorf("undoing with an edited backup: %v", err)
+	}
+	r.wantRoutes(after)
+}
+
+// TestRecoverLeavesTheBusy: a bottle that somebody decides for is left to it, and in no other's way.
+func TestRecoverLeavesTheBusy(t *testing.T) {
+	r := newRig(t)
+	d := r.desk("ann@host")
+	busy, free := r.put(egressFor("a.example.com", "/")), r.putFor("api")(egressFor("b.example.com", "/"))
+	for _, ref := range []Ref{busy, free} {
+		r.step = func(name string) error {
+			if name == "respond" {
+				return errCrash
+			}
+			return nil
+		}
+		if _, err := r.approve(d, ref); !errors.Is(err, errCrash) {
+			t.Fatalf("approving: %v, want it interrupted", err)
+		}
+	}
+	r.step = nil
+	unlock, err := d.store.lockBottle(t.Context(), "web")
+	if err != nil {
+		t.Fatal(err)
+	}
+	bob := r.desk("bob@host")
+	if got, err := bob.Recover(t.Context()); err != nil || len(got) != 1 || got[0].Ref != free {
+		t.Errorf("Recover = %+v, %v; want the other bottle's alone", got, err)
+	}
+	unlock()
+	if got, err := bob.Recover(t.Context()); err != nil || len(got) != 1 || got[0].Ref != busy {
+		t.Errorf("Recover = %+v, %v; want it when nobody is busy with it", got, err)
+	}
 }
 
 // What a hostile sidecar answers in the operator's place costs the desk little: a bounded number of bounded records, and what

@@ -71,3 +71,29 @@ func TestWriteSyncs(t *testing.T) {
 		}
 	}
 }
+
+// TestDeskIsClosed: what others can read is closed to them when it is opened, and what is no directory is not used.
+func TestDeskIsClosed(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), ".desk")
+	for _, mode := range []os.FileMode{0o755, 0o777, 0o750, 0o701} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chmod(dir, mode); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := openStore(dir, nil); err != nil {
+			t.Fatal(err)
+		}
+		if st, err := os.Stat(dir); err != nil || st.Mode().Perm() != 0o700 {
+			t.Errorf("opened with mode %#o it has %v, %v; want 0700", mode, st.Mode(), err)
+		}
+	}
+	link := filepath.Join(t.TempDir(), ".desk")
+	if err := os.Symlink(dir, link); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := openStore(link, nil); err == nil {
+		t.Error("a link was opened")
+	}
+}
