@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -428,5 +429,46 @@ func TestNew(t *testing.T) {
 	}
 	if _, err := New(Options{Targets: func(string) config.Bottle { return config.Bottle{} }, LockDir: file}); err == nil {
 		t.Error("New with a file as lock directory succeeded")
+	}
+}
+
+// onLine calls f when something is written to it.
+type onLine struct {
+	text []byte
+	f    func()
+}
+
+func (l *onLine) Write(p []byte) (int, error) {
+	l.text = append(l.text, p...)
+	l.f()
+	return len(p), nil
+}
+
+// TestExecuteKillsTheGroup: what a build has started is not left when it is ended, though all of it is deaf to SIGTERM.
+func TestExecuteKillsTheGroup(t *testing.T) {
+	fifo := filepath.Join(t.TempDir(), "alive")
+	if err := syscall.Mkfifo(fifo, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	alive, err := os.OpenFile(fifo, os.O_RDONLY|syscall.O_NONBLOCK, 0) // ends when nobody holds the other end any more
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer alive.Close()
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	out := &onLine{f: cancel}
+	err = execute(ctx, []string{"sh", "-c", `trap '' TERM; exec 3>"$0"; sleep 600 & echo $!; wait`, fifo}, out, io.Discard)
+	if !errors.Is(err, context.Canceled) {
+		t.Errorf("execute = %v, want it canceled", err)
+	}
+	if err := alive.SetReadDeadline(time.Now().Add(10 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := alive.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
+		t.Errorf("what it started is still there: %v", err)
+		if pid, err := strconv.Atoi(strings.TrimSpace(string(out.text))); err == nil && pid > 1 {
+			_ = syscall.Kill(pid, syscall.SIGKILL)
+		}
 	}
 }
