@@ -597,9 +597,7 @@ wait:
 		// Answered, built, and not replaced: said, and not tried again by itself, since it ends whatever runs there.
 		note = "the bottle was not replaced: " + err.Error()
 		rec.Error = safetext.Untrusted(note)
-		if rec.Outcome == queue.Live {
-			rec.Outcome = queue.Built
-		}
+		rec.notReplaced()
 	} else {
 		note = "the bottle was replaced; " + note
 	}

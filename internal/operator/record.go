@@ -88,6 +88,14 @@ func (r *Record) changed() bool {
 
 func (r *Record) final() bool { return r.State == Answered || r.State == Undone || r.State == Foreign }
 
+// notReplaced says of a Dockerfile's change that its bottle stays as it is.
+func (r *Record) notReplaced() {
+	r.ReplacePending = false
+	if r.Outcome == queue.Live {
+		r.Outcome = queue.Built
+	}
+}
+
 // store is <root>/.desk: records, backups, markers, locks. All writes are durable when they return. When the root is
 // replaced by another directory, the store is in the new one, as the mailboxes are.
 type store struct {

@@ -124,6 +124,9 @@ func TestFailedUndoBeforeReplace(t *testing.T) {
 	if got, err := r.desk("eve@host").Recover(t.Context()); len(got) != 0 || err != nil {
 		t.Errorf("Recover = %+v, %v; want nothing to do", got, err)
 	}
+	if rec, err := r.desk("eve@host").store.record(ref); err != nil || rec.State != Answered || rec.Outcome != queue.Built {
+		t.Errorf("record = %+v, %v; want it answered, and built at most", rec, err)
+	}
 	if ran() != "build" || !strings.Contains(strings.Join(res.Notes, "\n"), "not replaced: somebody has begun to take the change back") {
 		t.Errorf("ran %q, want one build: %+v", ran(), res)
 	}

@@ -89,7 +89,7 @@ func (d *Desk) unreplace(rec *Record) error {
 	if !rec.ReplacePending {
 		return nil
 	}
-	rec.ReplacePending = false
+	rec.notReplaced()
 	if err := d.store.save(rec); err != nil {
 		return err
 	}
