@@ -36,6 +36,9 @@ func (d *Desk) Approve(ctx context.Context, ref Ref, dec Decision) (*Result, err
 		return res, err
 	}
 	res.Outcome = holds
+	if rec, err := d.store.record(ref); err == nil {
+		res.Undoable = rec.Undoable() // not when somebody has undone it meanwhile
+	}
 	res.Notes = append(res.Notes, note)
 	return res, nil
 }

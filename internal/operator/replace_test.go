@@ -99,7 +99,7 @@ func TestUndoBeforeReplace(t *testing.T) {
 				t.Error(err)
 			}
 		})
-		if err != nil || !strings.Contains(strings.Join(res.Notes, "\n"), "not replaced: somebody has begun to take the change back") || res.Outcome != "" {
+		if err != nil || !strings.Contains(strings.Join(res.Notes, "\n"), "not replaced: somebody has begun to take the change back") || res.Outcome != "" || res.Undoable {
 			t.Errorf("approving = %+v, %v; want to be told", res, err)
 		}
 		check(t, r, ref, ran())
@@ -210,7 +210,7 @@ func TestReplaceIsConfigured(t *testing.T) {
 				t.Fatal(err)
 			}
 			notes := strings.Join(res.Notes, "\n")
-			if res.Outcome != tt.want || waited != (tt.note != "") || !strings.Contains(notes, tt.note) || strings.Contains(notes, "the bottle was") != waited {
+			if res.Outcome != tt.want || res.Undoable != (tt.name != "unmanaged") || waited != (tt.note != "") || !strings.Contains(notes, tt.note) || strings.Contains(notes, "the bottle was") != waited {
 				t.Errorf("approving = %+v, having waited: %v; want %s with note %q", res, waited, tt.want, tt.note)
 			}
 			if resp := r.response(ref); resp.Outcome != tt.agent {
