@@ -357,21 +357,24 @@ func TestPruneSyncs(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "web")
 	synctest.Test(t, func(t *testing.T) {
 		ids := store(t, dir, 3)
-		var left []string // when the removal of the proposals is made durable
-		lost := true
+		var mu sync.Mutex
+		var left []string // guarded by mu: when the removal of the proposals is made durable
+		lost := true      // guarded by mu
 		openDir(t, dir, Options{NoWatch: true, KeepFor: time.Hour, KeepUndelivered: time.Hour, Fault: func(step string, done bool) error {
 			if step != "prune.sync-proposals" || done {
 				return nil
 			}
+			mu.Lock()
+			defer mu.Unlock()
 			left = names(t, dir)
 			if lost {
 				return errors.New("EIO")
 			}
 			return nil
 		}})
-		for range 2 {
-			time.Sleep(90 * time.Minute)
-			synctest.Wait()
+		check := func() {
+			mu.Lock()
+			defer mu.Unlock()
 			for _, id := range ids {
 				if slices.Contains(left, proposalName(id)) || !slices.Contains(left, responseName(id)) {
 					t.Errorf("synced with %q there, want the responses and no proposal", left)
@@ -382,6 +385,11 @@ func TestPruneSyncs(t *testing.T) {
 				}
 			}
 			lost = false
+		}
+		for range 2 {
+			time.Sleep(90 * time.Minute)
+			synctest.Wait()
+			check()
 		}
 	})
 }
