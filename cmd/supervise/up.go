@@ -27,6 +27,7 @@ import (
 // upOptions are up's flags.
 type upOptions struct {
 	dir    string
+	named  bool // somebody gave dir: what is in it is theirs
 	bottle string
 	egress string
 	listen string
@@ -56,6 +57,7 @@ was kept: open proposals, routes, the CA.`,
 			if err := queue.CheckSlug(o.bottle); err != nil {
 				return usagef("such as --bottle web", "up: --bottle: %v", err)
 			}
+			o.named = cmd.Flags().Changed("dir")
 			ctx, stop := interruptible(cmd.Context())
 			defer stop()
 			ctx, stop = signal.NotifyContext(ctx, syscall.SIGHUP) // the terminal was closed
@@ -88,7 +90,7 @@ func (l layout) config() string          { return filepath.Join(l.dir, "supervis
 const (
 	firstRoutes     = "# The routes of the egress proxy: what the bottle may reach. Yours to edit; approvals add to it.\nroutes:\n  - host: api.anthropic.com # the agent itself; another agent talks to another\n"
 	firstDockerfile = "FROM debian:bookworm-slim\n"
-	generated       = "# Written by 'supervise up' at every start. Remove this line to keep your own edits.\n"
+	generated       = "# Written by 'supervise up' at every start. Remove this line to keep your own edits, and name the directory with --dir.\n"
 )
 
 // settle makes what is missing and leaves what is there.
@@ -122,6 +124,9 @@ func (l layout) settle() error {
 func (l layout) configure(o upOptions) error {
 	have, err := os.ReadFile(l.config())
 	if err == nil && !bytes.HasPrefix(have, []byte(generated)) {
+		if !o.named { // as with any supervise.yaml that is only found where we happen to be
+			return hint(fmt.Errorf("%s is not as up wrote it, and what it names runs as you", l.config()), "if the edits are yours: supervise up --dir %s", quote(l.dir))
+		}
 		return nil // somebody keeps their own
 	}
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
