@@ -262,13 +262,6 @@ func (r *registry) goesOutOn(e *exchange) *stream {
 	return e.out
 }
 
-// has tells whether e is still there.
-func (r *registry) has(e *exchange) bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.exchanges[e.key] == e
-}
-
 // sent records a message that went out, if that counts any more.
 func (r *registry) sent(e *exchange, event, answers string, after []func(out bool)) bool {
 	r.mu.Lock()

@@ -45,18 +45,18 @@ func (m *model) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			continue
 		}
 		m.mu.Lock()
-		said := ""
+		var said strings.Builder
 		for _, b := range blocks {
 			if b.Type == "tool_result" {
 				text, _ := json.Marshal(b.Content)
-				said += string(text)
+				said.WriteString(string(text))
 			}
 		}
-		if said != "" {
-			m.got = append(m.got, said)
+		if said.String() != "" {
+			m.got = append(m.got, said.String())
 		}
-		if strings.Contains(said, "status: ") || m.calls == 5 {
-			content = map[string]any{"type": "text", "text": "I was told: " + said}
+		if strings.Contains(said.String(), "status: ") || m.calls == 5 {
+			content = map[string]any{"type": "text", "text": "I was told: " + said.String()}
 		} else {
 			m.calls++
 			content = map[string]any{"type": "tool_use", "id": fmt.Sprintf("toolu_%d", m.calls), "name": t.Name,

@@ -3,6 +3,7 @@ package e2e
 import (
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -51,11 +52,12 @@ func TestSyncs(t *testing.T) {
 	)
 	// stored is a file that gets its name when it is whole.
 	stored := func(verb, temp, name string, dirs ...string) string {
-		s := "write " + temp + "\nsync " + temp + "\n" + verb + " " + temp + " " + name + "\n"
+		var s strings.Builder
+		s.WriteString("write " + temp + "\nsync " + temp + "\n" + verb + " " + temp + " " + name + "\n")
 		for _, d := range dirs {
-			s += "sync " + d + "\n"
+			s.WriteString("sync " + d + "\n")
 		}
-		return s
+		return s.String()
 	}
 	record := stored("rename", desk+"/.tmp/ID", desk+"/web/ID.json", desk+"/web", desk)
 	line := "write " + desk + "/ledger.jsonl\nsync " + desk + "/ledger.jsonl\n"

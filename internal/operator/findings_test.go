@@ -309,7 +309,7 @@ func TestLookAlikeOfRouted(t *testing.T) {
 
 // TestHonestNames: hosts that builds really need, and usual names of mirrors, are not held to be imitations.
 func TestHonestNames(t *testing.T) {
-	for _, host := range strings.Fields(`
+	for host := range strings.FieldsSeq(`
 		api.github.com codeload.github.com objects.githubusercontent.com raw.githubusercontent.com githubusercontent.com githubassets.com
 		github.io github-cloud.s3.amazonaws.com github-releases.s3.amazonaws.com github-readme-stats.vercel.app my-github-mirror.corp.example
 		github.corp.example gitlab.corp.example registry.gitlab.com gitlab-org.gitlab.io api.bitbucket.org ghcr.io pkg-containers.githubusercontent.com
