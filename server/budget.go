@@ -2,10 +2,13 @@ package server
 
 import (
 	"bytes"
+	"cmp"
+	"container/list"
 	"context"
 	"errors"
+	"maps"
+	"slices"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/modelcontextprotocol/go-sdk/mcp"
@@ -78,63 +81,70 @@ func weighBatch(messages int) int64 {
 
 const (
 	placeWait = 5 * time.Second // how long an answer waits for a place; its client has a limit too
-	stuckFor  = 2 * time.Second // how long a client may take nothing of a long answer when somebody wants its place
+	stuckFor  = 4 * time.Second // how long a client may take nothing of a long answer when somebody wants its place
 	lookAgain = time.Second     // for such clients
 )
 
 // places are what long answers take.
 type places struct {
-	free *semaphore.Weighted
-	mu   sync.Mutex
-	by   map[*stream]*place // guarded by mu
+	free    *semaphore.Weighted
+	writers *writers
+
+	mu     sync.Mutex
+	all    map[*place]bool // guarded by mu
+	wanted int64           // guarded by mu; weight that is waited for
+	looked time.Time       // guarded by mu; when some had to make way last, which takes a moment
 }
 
-// place is what one stream has of them.
+// place is one of them.
 type place struct {
+	w      *stream
 	weight int64
-	cut    func() // ends what is being written
 }
 
-func newPlaces() *places {
-	return &places{free: semaphore.NewWeighted(maxAnswers), by: map[*stream]*place{}}
+func newPlaces(ws *writers) *places {
+	return &places{free: semaphore.NewWeighted(maxAnswers), writers: ws, all: map[*place]bool{}}
 }
 
-// giveLocked gives w a place that is taken already. Its mu is held.
-func (ps *places) giveLocked(w *stream, weight int64) {
+// give gives w a place that is taken already.
+func (ps *places) give(w *stream, weight int64) *place {
 	ps.mu.Lock()
 	defer ps.mu.Unlock()
-	p := ps.by[w]
-	if p == nil {
-		p = &place{}
-		if conn, rc := w.conn, w.rc; conn != nil {
-			p.cut = func() { conn.SetWriteDeadline(time.Unix(1, 0)) }
-		} else {
-			p.cut = func() { rc.SetWriteDeadline(time.Unix(1, 0)) }
-		}
-		ps.by[w] = p
-	}
-	p.weight += weight
+	p := &place{w, weight}
+	ps.all[p] = true
+	return p
 }
 
-// back takes what w has.
-func (ps *places) back(w *stream) {
+func (ps *places) back(p *place) {
 	ps.mu.Lock()
-	p := ps.by[w]
-	delete(ps.by, w)
+	delete(ps.all, p)
 	ps.mu.Unlock()
-	if p != nil {
-		ps.free.Release(p.weight)
-	}
+	ps.free.Release(p.weight)
 }
 
-// makeWay ends the answers of clients that do not read them. They can be asked for again.
-func (ps *places) makeWay() {
+// makeWay ends the answers of clients that do not read them, those first that have been stuck for longest, until there is going to
+// be room for what is waited for, and so much more. They can be asked for again.
+func (ps *places) makeWay(weight int64) {
 	ps.mu.Lock()
-	defer ps.mu.Unlock()
-	for w, p := range ps.by {
-		if w.writing.since() >= stuckFor {
-			p.cut()
+	if time.Since(ps.looked) < lookAgain/2 {
+		ps.mu.Unlock()
+		return
+	}
+	ps.looked = time.Now()
+	all := slices.Collect(maps.Keys(ps.all))
+	weight += ps.wanted
+	ps.mu.Unlock()
+	since := map[*place]time.Duration{}
+	for _, p := range all {
+		since[p] = ps.writers.stuck(p.w)
+	}
+	slices.SortFunc(all, func(a, b *place) int { return cmp.Compare(since[b], since[a]) })
+	for _, p := range all {
+		if weight <= 0 || since[p] < stuckFor {
+			return
 		}
+		ps.writers.cut(p.w, stuckFor)
+		weight -= p.weight
 	}
 }
 
@@ -143,18 +153,26 @@ func (ps *places) take(weight int64) bool {
 	if ps.free.TryAcquire(weight) {
 		return true
 	}
-	ps.makeWay()
+	ps.makeWay(weight)
 	return false
+}
+
+func (ps *places) want(weight int64) {
+	ps.mu.Lock()
+	defer ps.mu.Unlock()
+	ps.wanted += weight
 }
 
 // await waits for a place, not for long.
 func (ps *places) await(ctx context.Context, weight int64) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, placeWait, tools.ErrBusy)
 	defer cancel()
+	ps.want(weight)
+	defer ps.want(-weight)
 	var look *time.Timer
 	look = time.AfterFunc(time.Hour, func() {
 		if ctx.Err() == nil {
-			ps.makeWay()
+			ps.makeWay(0)
 			look.Reset(lookAgain)
 		}
 	})
@@ -166,18 +184,78 @@ func (ps *places) await(ctx context.Context, weight int64) error {
 	return nil
 }
 
-// progress is when something that is being written last went on.
-type progress struct{ at atomic.Int64 }
+// maxWriting is how many responses may be in the middle of a write. What is short is written at once, into what the system keeps;
+// past the limit the one makes way that has been stuck for longest.
+const maxWriting = 512
 
-func (p *progress) made() { p.at.Store(time.Now().UnixNano()) }
-func (p *progress) done() { p.at.Store(0) }
+// writers are the streams on which something is being written.
+type writers struct {
+	mu    sync.Mutex
+	of    map[*stream]*list.Element // guarded by mu; values are *writing
+	order list.List                 // guarded by mu; the one that went on longest ago in front
+}
 
-func (p *progress) since() time.Duration {
-	at := p.at.Load()
-	if at == 0 {
-		return 0
+type writing struct {
+	since time.Time
+	until func(time.Time) error // sets the deadline
+	cut   bool
+}
+
+func newWriters() *writers { return &writers{of: map[*stream]*list.Element{}} }
+
+// goesOn notes that w begins to write something, or goes on. until sets its deadline.
+func (ws *writers) goesOn(w *stream, until func(time.Time) error) {
+	ws.mu.Lock()
+	defer ws.mu.Unlock()
+	el := ws.of[w]
+	if el == nil {
+		el = ws.order.PushBack(&writing{})
+		ws.of[w] = el
 	}
-	return time.Since(time.Unix(0, at))
+	ws.order.MoveToBack(el)
+	*el.Value.(*writing) = writing{since: time.Now(), until: until}
+	over := ws.order.Len() - maxWriting
+	for el := ws.order.Front(); over > 0; el = el.Next() {
+		el.Value.(*writing).stop()
+		over--
+	}
+}
+
+// stop ends what is being written.
+func (w *writing) stop() {
+	if !w.cut {
+		w.cut = true
+		w.until(time.Unix(1, 0)) // an error means that it has ended
+	}
+}
+
+// done notes that what was being written is, or failed.
+func (ws *writers) done(w *stream) {
+	ws.mu.Lock()
+	defer ws.mu.Unlock()
+	if el := ws.of[w]; el != nil {
+		ws.order.Remove(el)
+		delete(ws.of, w)
+	}
+}
+
+// stuck is for how long nothing has gone out of what w writes; 0 when it writes nothing.
+func (ws *writers) stuck(w *stream) time.Duration {
+	ws.mu.Lock()
+	defer ws.mu.Unlock()
+	if el := ws.of[w]; el != nil {
+		return time.Since(el.Value.(*writing).since)
+	}
+	return 0
+}
+
+// cut ends what w is writing, if it has been stuck for so long.
+func (ws *writers) cut(w *stream, least time.Duration) {
+	ws.mu.Lock()
+	defer ws.mu.Unlock()
+	if el := ws.of[w]; el != nil && time.Since(el.Value.(*writing).since) >= least {
+		el.Value.(*writing).stop()
+	}
 }
 
 // room takes a place for e's answer, if there is one.
@@ -194,6 +272,19 @@ func (s *Server) room(e *exchange, weight int64) error {
 	return nil
 }
 
+// awaitRoom is room that waits for a while.
+func (s *Server) awaitRoom(ctx context.Context, e *exchange, weight int64) error {
+	err := s.room(e, weight)
+	if !errors.Is(err, tools.ErrBusy) {
+		return err
+	}
+	if err := s.answers.await(ctx, weight); err != nil {
+		return err
+	}
+	s.calls.goesOutOn(e).owe(s.answers, weight)
+	return nil
+}
+
 // owe has a place be given back when the request's answer has been written, or the request has ended.
 func (w *stream) owe(answers *places, weight int64) {
 	w.mu.Lock()
@@ -202,14 +293,32 @@ func (w *stream) owe(answers *places, weight int64) {
 		answers.free.Release(weight)
 		return
 	}
-	w.owes = answers
-	answers.giveLocked(w, weight)
+	w.answers = answers
+	w.owes = append(w.owes, answers.give(w, weight))
+}
+
+// oweReplay has a place be given back when so many bytes have been written, or the request has ended.
+func (w *stream) oweReplay(answers *places, weight int64, bytes int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.answers, w.replay, w.replayLeft = answers, answers.give(w, weight), bytes
 }
 
 func (w *stream) paidLocked() {
-	if w.owes != nil {
-		w.owes.back(w)
-		w.owes = nil
+	for _, p := range w.owes {
+		w.answers.back(p)
+	}
+	w.owes = nil
+}
+
+// replayedLocked notes that n more bytes are written; -1: no more come.
+func (w *stream) replayedLocked(n int) {
+	if w.replay == nil {
+		return
+	}
+	if w.replayLeft -= n; n < 0 || w.replayLeft <= 0 {
+		w.answers.back(w.replay)
+		w.replay = nil
 	}
 }
 
@@ -222,9 +331,8 @@ func (s *Server) place(ctx context.Context, e *exchange, res *mcp.CallToolResult
 	case err == nil:
 		return res, nil
 	case errors.Is(err, tools.ErrBusy) && s.calls.delivers(e):
-		err := s.answers.await(ctx, weight)
+		err := s.awaitRoom(ctx, e, weight)
 		if err == nil {
-			s.calls.goesOutOn(e).owe(s.answers, weight)
 			return res, nil
 		}
 		s.calls.undeliver(e)

@@ -69,13 +69,18 @@ func (s *Server) call(ctx context.Context, method string, req mcp.Request, next 
 		*placed = err == nil
 		return err
 	}
+	tc.AwaitRoom = func(ctx context.Context, size int) error {
+		err := s.awaitRoom(ctx, e, weighAnswer(size))
+		*placed = err == nil
+		return err
+	}
 	var wait tools.Wait
 	if e.alone {
 		tc.Park = func(w tools.Wait) { wait = w }
 	}
 	res, err := next(tools.WithCall(ctx, tc), method, req)
 	if r, ok := res.(*mcp.CallToolResult); ok && err == nil && wait != nil {
-		s.calls.park(e, &parked{wait: wait, call: &tools.Call{OnDelivered: tc.OnDelivered, Room: tc.Room}, placed: placed, standIn: r})
+		s.calls.park(e, &parked{wait: wait, call: &tools.Call{OnDelivered: tc.OnDelivered, Room: tc.Room, AwaitRoom: tc.AwaitRoom}, placed: placed, standIn: r})
 	} else if ok && err == nil {
 		if *placed {
 			return res, nil
@@ -137,6 +142,12 @@ func (s *Server) initialize(ctx context.Context, method string, req mcp.Request,
 	id := ss.ID()
 	if id == "" {
 		return next(ctx, method, req)
+	}
+	if p, ok := req.GetParams().(*mcp.InitializeParams); ok && p != nil {
+		p.Meta = nil // a session keeps the params, and nothing here reads these
+		if c := p.Capabilities; c != nil {
+			c.Experimental, c.Extensions = nil, nil
+		}
 	}
 	e := s.calls.exchange(exchangeKey(req))
 	if e == nil {

@@ -202,6 +202,48 @@ func peek(body []byte) ([]message, error) {
 	return []message{msg}, err
 }
 
+const maxInitialize = 16 << 10
+
+// What a message may hold. The SDK's decoder makes each object with room for 64 fields, 2.6 KiB, so that a megabyte of small ones
+// takes 100 MiB.
+const (
+	maxObjects = 128 // and arrays
+	maxValues  = 4096
+)
+
+// tooMany fails when a body holds more messages than one may, or they hold more than they may. What is no JSON it does not say.
+func tooMany(body []byte) error {
+	messages, objects, values, depth, inside := 0, 0, 1, 0, false
+	batch := bytes.HasPrefix(bytes.TrimLeft(body, " \t\r\n"), []byte("["))
+	for i := 0; i < len(body); i++ {
+		switch c := body[i]; {
+		case inside && c == '\\':
+			i++
+		case c == '"':
+			inside = !inside
+		case inside:
+		case c == '{' || c == '[':
+			if batch && depth == 1 {
+				messages++
+			}
+			objects++
+			depth++
+		case c == '}' || c == ']':
+			depth--
+		case c == ',' || c == ':':
+			values++
+		}
+	}
+	n := max(1, messages)
+	switch {
+	case messages > maxBatch:
+		return fmt.Errorf("a body may hold %d messages, and this one holds %d: send fewer at once", maxBatch, messages)
+	case objects > n*maxObjects+1 || values > n*maxValues:
+		return fmt.Errorf("a message may hold %d objects and arrays, and %d keys and values: these are %d and %d", maxObjects, maxValues, objects, values)
+	}
+	return nil
+}
+
 // maxID is the largest integer that the SDK, which reads numbers as float64, hands back as it came, as every smaller one.
 const maxID = 1<<53 - 1
 
@@ -304,7 +346,7 @@ func (s *Server) enterMCP(w http.ResponseWriter, r *http.Request, rc *http.Respo
 	}
 	q.handler = s.route(r, msgs)
 	ctx, drop := context.WithCancelCause(r.Context())
-	q.out = &stream{rw: w, rc: rc, ctx: ctx, drop: drop, beats: s.beats, within: s.opts.Timings.Write}
+	q.out = &stream{rw: w, rc: rc, ctx: ctx, drop: drop, beats: s.beats, writers: s.writers, within: s.opts.Timings.Write}
 	q.r = r.WithContext(ctx)
 	switch r.Method {
 	case http.MethodPost:
@@ -368,13 +410,17 @@ func (s *Server) admit(w http.ResponseWriter, r *http.Request, rc *http.Response
 	rc.SetReadDeadline(time.Time{}) // from here on it would end a held call
 	r.Body = newBody(data)
 	if len(data) > 0 { // else the SDK says what is missing
+		if err := tooMany(data); err != nil {
+			http.Error(w, err.Error(), http.StatusBadRequest)
+			return nil, weight, false
+		}
 		if msgs, err = peek(data); err != nil {
 			http.Error(w, "malformed payload: it must be one JSON-RPC message, or an array of them: "+safetext.Line(err.Error(), 200), http.StatusBadRequest)
 			return nil, weight, false
 		}
 	}
-	if len(msgs) > maxBatch {
-		http.Error(w, fmt.Sprintf("a body may hold %d messages, and this one holds %d: send fewer at once", maxBatch, len(msgs)), http.StatusBadRequest)
+	if initializes(msgs) && len(data) > maxInitialize {
+		http.Error(w, fmt.Sprintf("initialize may have %d bytes: a session keeps what it says", maxInitialize), http.StatusRequestEntityTooLarge)
 		return nil, weight, false
 	}
 	if id := badID(msgs); id != nil {
@@ -400,6 +446,10 @@ func refuseResume(w http.ResponseWriter, _ *http.Request) {
 	http.Error(w, "this stream has a connection already, on which its answer is going to come", http.StatusConflict)
 }
 
+func initializes(msgs []message) bool {
+	return slices.ContainsFunc(msgs, func(m message) bool { return m.Method == "initialize" })
+}
+
 func refuseReplay(w http.ResponseWriter, _ *http.Request) {
 	w.Header().Set("Retry-After", "5")
 	http.Error(w, "many long answers are being sent at this moment: resume this stream in some seconds", http.StatusServiceUnavailable)
@@ -409,9 +459,8 @@ func refuseReplay(w http.ResponseWriter, _ *http.Request) {
 func (s *Server) route(r *http.Request, msgs []message) http.Handler {
 	r.Header.Del(keyHeader)
 	version := r.Header.Get(versionHeader)
-	initializes := slices.ContainsFunc(msgs, func(m message) bool { return m.Method == "initialize" })
 	bare := r.Method == http.MethodPost && version == "" && r.Header.Get(sessionHeader) == ""
-	if newEra(version) || bare && !initializes {
+	if newEra(version) || bare && !initializes(msgs) {
 		r.Header.Del(sessionHeader)
 		return s.sdk().stateless
 	}
@@ -479,18 +528,19 @@ func (q *request) delete() {
 }
 
 func (q *request) get() {
+	// What is sent again may be long, and it is nobody's copy but this one's once the store has forgotten it.
+	size := q.s.events.size(q.r.Header.Get(sessionHeader), q.r.Header.Get(eventHeader))
+	if weight := weighAnswer(size); weight > 0 {
+		if !q.s.answers.take(weight) {
+			q.handler = http.HandlerFunc(refuseReplay)
+			return
+		}
+		q.out.oweReplay(q.s.answers, weight, size)
+	}
 	sess, e, busy := q.s.calls.get(q.r.Header.Get(sessionHeader), q.r.Header.Get(eventHeader), q.out)
 	if busy {
 		q.handler = http.HandlerFunc(refuseResume)
 		return
-	}
-	// What is sent again may be long, and here it is in nobody's copy but this one's, once the store has forgotten it.
-	if weight := weighAnswer(q.s.events.size(q.r.Header.Get(sessionHeader), q.r.Header.Get(eventHeader))); weight > 0 {
-		if !q.s.answers.take(weight) {
-			q.handler = http.HandlerFunc(refuseReplay)
-		} else {
-			q.out.owe(q.s.answers, weight)
-		}
 	}
 	if e != nil {
 		q.join(e)

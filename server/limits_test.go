@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 	"testing/synctest"
+	"time"
 )
 
 // What waits in its handler keeps what it sent. So much of that is taken and no more; light requests always are. A parked call
@@ -98,6 +99,107 @@ func TestBatchesInProgress(t *testing.T) {
 		f.srv.batches.give(taken)
 		if n := f.srv.batches.taken; n != 0 {
 			t.Errorf("%d bytes count when all are gone", n)
+		}
+	})
+}
+
+// What the SDK's decoder makes of many small objects is a hundred times as large as they are.
+func TestTooMany(t *testing.T) {
+	many := func(n int, s string) string { return strings.TrimSuffix(strings.Repeat(s+",", n), ",") }
+	for _, tt := range []struct{ body, want string }{
+		{askBodyNew, ""},
+		{`{"a":"` + strings.Repeat(`{[,:\"\\`, 10_000) + `"}`, ""},
+		{`[` + many(maxObjects, `{}`) + `]`, "a body may hold 16 messages, and this one holds 128"},
+		{`{"params":[` + many(maxObjects-2, `{}`) + `]}`, ""},
+		{`{"params":[` + many(maxObjects, `{}`) + `]}`, "128 objects and arrays, and 4096 keys and values: these are 130 and"},
+		{`{"params":[` + many(maxObjects, `[]`) + `]}`, "these are 130 and"},
+		{`{"params":` + strings.Repeat(`[`, maxObjects+1), "these are 130 and"},
+		{`{"params":[` + many(maxValues, `1`) + `]}`, "these are 2 and 4097"},
+		{`[` + many(2, `{"params":[`+many(maxValues-10, `1`)+`]}`) + `]`, ""},
+		{`[` + many(maxBatch, `{"params":[`+many(maxObjects-2, `{}`)+`]}`) + `]`, ""},
+		{`[` + many(maxBatch, `{"params":[`+many(maxObjects, `{}`)+`]}`) + `]`, "these are 2081 and"},
+		{`]]]][{`, ""}, // is no JSON
+	} {
+		if err := tooMany([]byte(tt.body)); tt.want == "" && err != nil || tt.want != "" && (err == nil || !strings.Contains(err.Error(), tt.want)) {
+			t.Errorf("%.60s…: %v, want %q", tt.body, err, tt.want)
+		}
+	}
+	f := serve(t, Options{}, false)
+	res, err := f.send(t.Context(), raw{body: strings.Replace(askBody, `"arguments":{}`, `"arguments":{},"_meta":{"x":[`+many(1000, `{"":1}`)+`]}`, 1)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, _ := io.ReadAll(res.Body)
+	res.Body.Close()
+	if res.StatusCode != http.StatusBadRequest || !strings.Contains(string(b), "a message may hold 128 objects") {
+		t.Errorf("%s %s", res.Status, b)
+	}
+}
+
+// A session keeps what initialize said, so that is short, and what nobody reads of it is dropped.
+func TestInitializeIsShort(t *testing.T) {
+	f := serve(t, Options{}, false)
+	body := `{"jsonrpc":"2.0","id":1,"method":"initialize","params":{"_meta":{"m":1},"protocolVersion":"2025-11-25","clientInfo":{"name":"c","version":"1"},"capabilities":{"roots":{},"experimental":{"e":{"x":"` + "%s" + `"}}}}}`
+	for _, tt := range []struct{ size, code int }{{10, 200}, {maxInitialize, 413}} {
+		res, err := f.send(t.Context(), raw{body: fmt.Sprintf(body, strings.Repeat("x", tt.size))})
+		if err != nil {
+			t.Fatal(err)
+		}
+		b, _ := io.ReadAll(res.Body)
+		res.Body.Close()
+		if res.StatusCode != tt.code {
+			t.Errorf("%d bytes more: %s %.200s, want %d", tt.size, res.Status, b, tt.code)
+		}
+	}
+	n := 0
+	for ss := range f.srv.sdk().mcp.Sessions() {
+		n++
+		p := ss.InitializeParams()
+		if p == nil || p.ClientInfo.Name != "c" || p.Meta != nil || p.Capabilities.Experimental != nil {
+			t.Errorf("kept: %+v", p)
+		}
+	}
+	if n != 1 {
+		t.Errorf("%d sessions, want 1", n)
+	}
+}
+
+// Of those who are in the middle of a write the one that has been stuck for longest makes way.
+func TestWritersMakeWay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ws := newWriters()
+		cut := map[int]int{}
+		var all []*stream
+		goesOn := func(i int) {
+			ws.goesOn(all[i], func(d time.Time) error {
+				if d.After(time.Now()) {
+					t.Error("cutting sets a deadline that is to come")
+				}
+				cut[i]++
+				return nil
+			})
+		}
+		for i := range maxWriting {
+			all = append(all, &stream{})
+			goesOn(i)
+			time.Sleep(time.Millisecond)
+		}
+		if len(cut) != 0 {
+			t.Fatalf("cut below the limit: %v", cut)
+		}
+		goesOn(0) // it is no longer the one that is stuck for longest
+		for i := range 3 {
+			all = append(all, &stream{})
+			goesOn(maxWriting + i)
+		}
+		if len(cut) != 3 || cut[1] != 1 || cut[2] != 1 || cut[3] != 1 {
+			t.Errorf("cut: %v, want 1, 2 and 3, once each", cut)
+		}
+		for _, w := range all {
+			ws.done(w)
+		}
+		if len(ws.of) != 0 || ws.order.Len() != 0 {
+			t.Errorf("%d and %d are left", len(ws.of), ws.order.Len())
 		}
 	})
 }

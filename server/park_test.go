@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"syscall"
 	"testing"
@@ -487,6 +488,34 @@ func TestReplayTakesAPlace(t *testing.T) {
 	})
 }
 
+// The place for what a stream sends again is given back when that is written, whatever it was.
+func TestPlaceOfAReplay(t *testing.T) {
+	for _, answers := range []string{"", `"id":7,"result":{},`} {
+		rec := httptest.NewRecorder()
+		ps := newPlaces(newWriters())
+		ctx, drop := context.WithCancelCause(t.Context())
+		w := &stream{rw: rec, rc: http.NewResponseController(rec), ctx: ctx, drop: drop, beats: newWheel(time.Hour, time.Second), within: time.Second,
+			sending: func(string, string) func(bool) { return func(bool) {} }}
+		msg := event([]byte(`{"jsonrpc":"2.0",` + answers + `"x":"` + strings.Repeat("x", 10_000) + `"}`))
+		weight := weighAnswer(3 * len(msg))
+		if !ps.take(weight) {
+			t.Fatal("no place")
+		}
+		w.oweReplay(ps, weight, 3*len(msg))
+		for i := range 3 {
+			if len(ps.all) != 1 {
+				t.Errorf("answers %q: given back when %d of 3 are written", answers, i)
+			}
+			if _, err := w.Write(msg); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if len(ps.all) != 0 || !ps.take(maxAnswers) {
+			t.Errorf("answers %q: not given back when all is written", answers)
+		}
+	}
+}
+
 // The place that a call had on an earlier connection is not that of its answer on this one.
 func TestPlaceOfAnEarlierConnection(t *testing.T) {
 	long := strings.Repeat("x", 100_000)
@@ -554,8 +583,8 @@ func TestLongAnswers(t *testing.T) {
 		<-f.delivered
 		time.Sleep(stuckFor + lookAgain)
 		synctest.Wait()
-		if n := len(f.notSent); n != places {
-			t.Errorf("%d answers count as not sent after %v, want %d: those whose places others want", n, stuckFor+lookAgain, places)
+		if n := len(f.notSent); n != 3 {
+			t.Errorf("%d answers count as not sent after %v, want %d: as many as others want", n, stuckFor+lookAgain, 3)
 		}
 		if n := len(f.begun); n != places+3+1 {
 			t.Errorf("%d answers were begun, want all", n)
@@ -582,12 +611,12 @@ func TestPlaces(t *testing.T) {
 		}
 		w := &stream{}
 		e := &exchange{alone: true, out: w}
-		if res, err := s.place(t.Context(), e, long(tools.Decision{})); err != nil || res.IsError || s.answers.by[w] == nil {
-			t.Errorf("where there is room: %+v, %v, place %+v", res, err, s.answers.by[w])
+		if res, err := s.place(t.Context(), e, long(tools.Decision{})); err != nil || res.IsError || len(w.owes) != 1 {
+			t.Errorf("where there is room: %+v, %v, %d places", res, err, len(w.owes))
 		}
 		w.paidLocked()
 		batch := &exchange{out: &stream{}, delivered: []func() func(bool){nil}}
-		if res, err := s.place(t.Context(), batch, long(tools.Decision{})); err != nil || !res.IsError || s.answers.by[batch.out] != nil || batch.delivered != nil {
+		if res, err := s.place(t.Context(), batch, long(tools.Decision{})); err != nil || !res.IsError || len(batch.out.owes) != 0 || batch.delivered != nil {
 			t.Errorf("in a batch: %+v, %v, want to be told to fetch it alone, and nothing delivered", res, err)
 		}
 		taken := full()

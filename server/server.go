@@ -116,6 +116,7 @@ type Server struct {
 	bodies   budget
 	batches  budget  // of the answers to several messages in one body
 	answers  *places // of long answers
+	writers  *writers
 	draining atomic.Bool
 	requests sync.WaitGroup // HTTP requests being served
 	unready  atomic.Bool    // Ready failed when last asked; so that a change is logged once
@@ -149,8 +150,9 @@ func New(opts Options) (*Server, error) {
 
 		bodies:  budget{most: maxBodies},
 		batches: budget{most: maxBatches},
-		answers: newPlaces(),
+		writers: newWriters(),
 	}
+	s.answers = newPlaces(s.writers)
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}

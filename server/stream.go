@@ -42,22 +42,25 @@ type stream struct {
 	withhold func(event, answers string, data []byte) bool
 
 	lost    atomic.Bool // the bare connection is: nobody reads any more
-	writing progress    // not zero while something is
+	writers *writers    // it is among them while it writes; nil in some tests
 
-	mu        sync.Mutex // guards rw, rc and what follows
-	conn      net.Conn   // where it writes, once it is detached; rw and rc are nil then
-	committed bool       // the headers are out
-	events    bool       // it is an event stream
-	framed    bool       // the SDK writes bare JSON into an event stream
-	between   bool       // what was written last ended an event
-	wrote     time.Time  // when that was
-	over      bool       // the request has ended, or the connection is broken
-	broken    bool       // the connection is
-	last      bool       // the response ends with what is written next
-	owes      *places    // from which it has a place, for a long answer that is not written yet
-	held      bool       // a message was withheld
-	prime     []byte     // the SDK's first event, which only tells its id: it goes out with the next one, whose headers are better known
-	primeID   string
+	mu         sync.Mutex // guards rw, rc and what follows
+	conn       net.Conn   // where it writes, once it is detached; rw and rc are nil then
+	committed  bool       // the headers are out
+	events     bool       // it is an event stream
+	framed     bool       // the SDK writes bare JSON into an event stream
+	between    bool       // what was written last ended an event
+	wrote      time.Time  // when that was
+	over       bool       // the request has ended, or the connection is broken
+	broken     bool       // the connection is
+	last       bool       // the response ends with what is written next
+	answers    *places    // from which it has the following
+	owes       []*place   // for a long answer that is not written yet
+	replay     *place     // for what a resumed stream sends again
+	replayLeft int        // bytes of that
+	held       bool       // a message was withheld
+	prime      []byte     // the SDK's first event, which only tells its id: it goes out with the next one, whose headers are better known
+	primeID    string
 
 	due   time.Time     // guarded by beats.mu
 	place *list.Element // guarded by beats.mu
@@ -200,7 +203,9 @@ func earlier(a, b time.Time) time.Time {
 
 // writeLocked writes and, on an event stream, flushes: the SDK ignores the errors of its own flushes.
 func (w *stream) writeLocked(p []byte, within time.Duration) error {
-	defer w.writing.done()
+	if w.writers != nil {
+		defer w.writers.done(w)
+	}
 	var err error
 	if w.conn != nil {
 		err = w.chunkLocked(p, within)
@@ -214,17 +219,24 @@ func (w *stream) writeLocked(p []byte, within time.Duration) error {
 		w.drop(fmt.Errorf("%w: %w", errSlow, err))
 		return err
 	}
+	w.replayedLocked(len(p))
 	w.between, w.wrote = bytes.HasSuffix(p, []byte("\n\n")), time.Now()
 	return nil
 }
 
 // untilLocked begins to write something, or goes on.
 func (w *stream) untilLocked(t time.Time) error {
-	w.writing.made()
+	var until func(time.Time) error
 	if w.conn != nil {
-		return w.conn.SetWriteDeadline(t)
+		until = w.conn.SetWriteDeadline
+	} else {
+		until = w.rc.SetWriteDeadline
 	}
-	return w.rc.SetWriteDeadline(t)
+	err := until(t)
+	if w.writers != nil {
+		w.writers.goesOn(w, until)
+	}
+	return err
 }
 
 func (w *stream) flushLocked() error {
@@ -304,6 +316,7 @@ func (w *stream) end() (final bool) {
 	}
 	w.over = true
 	w.paidLocked()
+	w.replayedLocked(-1)
 	w.beats.remove(w)
 	if w.conn == nil {
 		w.rc.SetWriteDeadline(time.Now().Add(w.within)) // for what net/http writes to end the response

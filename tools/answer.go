@@ -189,18 +189,27 @@ var ErrBusy = errors.New("many long answers are being sent at this moment: call 
 // room fails when there is none for the answer that r makes. It must be asked before that counts as on its way.
 func room(ctx context.Context, r queue.Response) error {
 	if c := CallFrom(ctx); c != nil && c.Room != nil {
-		return c.Room(1024 + 2*sizeInJSON(r.Notes) + sizeInJSON(r.FinalFile) + maxFinalFile)
+		return c.Room(sizeOf(r))
 	}
 	return nil
+}
+
+func sizeOf(r queue.Response) int {
+	return 1024 + 2*sizeInJSON(r.Notes) + sizeInJSON(r.FinalFile) + maxFinalFile
 }
 
 // Postponed is what is given instead of the answer res when that cannot go out because of why: [ErrBusy], or the server ends.
 func Postponed(res *mcp.CallToolResult, why error) *mcp.CallToolResult {
 	d, _ := res.Meta[DecisionKey].(Decision)
 	f := facts{id: d.ProposalID, tool: d.Tool, subject: d.Subject}
-	if !errors.Is(why, ErrBusy) {
-		return waits(f, "the supervise server is restarting")
+	if errors.Is(why, ErrBusy) {
+		return decided(f)
 	}
+	return waits(f, "the supervise server is restarting")
+}
+
+// decided is given instead of a decision for which there is no room.
+func decided(f facts) *mcp.CallToolResult {
 	text := fmt.Sprintf(`status: %s
 proposal_id: %s
 

@@ -21,6 +21,8 @@ type Call struct {
 	// Room is asked before an answer of that many bytes is made of what was read for it, and fails when there is none for it, which the
 	// agent is told: answers that nobody reads must not take all memory. Nil: there is room.
 	Room func(size int) error
+	// AwaitRoom is Room that waits for a while; it fails with [ErrBusy] too. Nil: as Room.
+	AwaitRoom func(ctx context.Context, size int) error
 	// Holding is called (once or more, from any goroutine) when the call starts to wait for a person: the
 	// response headers then go out, which clients want within a minute. Nil: nothing to do.
 	Holding func()

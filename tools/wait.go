@@ -154,17 +154,39 @@ func (w *waiter) back(ctx context.Context) (*mcp.CallToolResult, error) {
 		return nil, nil
 	}
 	w.observe(Event{Kind: Rejoined, Tool: w.tool})
-	e, err := w.get(ctx, w.id)
-	if cause := context.Cause(ctx); cause != nil && !errors.Is(cause, ErrShutdown) {
-		return nil, w.left(cause)
+	roomy := false
+	for {
+		e, err := w.get(ctx, w.id)
+		if cause := context.Cause(ctx); cause != nil && !errors.Is(cause, ErrShutdown) {
+			return nil, w.left(cause)
+		}
+		if err != nil || e.Response == nil {
+			return nil, nil // whatever it is, it is found again
+		}
+		if !roomy {
+			err = room(ctx, *e.Response)
+		}
+		c := CallFrom(ctx)
+		switch {
+		case err == nil:
+			return w.deliver(ctx, w.facts, *e.Response), nil
+		case !errors.Is(err, ErrBusy) || c.AwaitRoom == nil:
+			return nil, err
+		}
+		size := sizeOf(*e.Response)
+		e = queue.Entry{} // not kept while it waits
+		err = c.AwaitRoom(ctx, size)
+		switch cause := context.Cause(ctx); {
+		case err == nil:
+			roomy = true
+		case errors.Is(err, ErrBusy):
+			return decided(w.facts), nil
+		case cause != nil && !errors.Is(cause, ErrShutdown):
+			return nil, w.left(cause)
+		default: // the server ends
+			return w.pending(w.facts, ReasonRestart, "the supervise server is restarting"), nil
+		}
 	}
-	if err != nil || e.Response == nil {
-		return nil, nil // whatever it is, it is found again
-	}
-	if err := room(ctx, *e.Response); err != nil {
-		return nil, err
-	}
-	return w.deliver(ctx, w.facts, *e.Response), nil
 }
 
 func (w *waiter) run(ctx context.Context, notify Notify) (*mcp.CallToolResult, error) {

@@ -435,36 +435,54 @@ func TestParked(t *testing.T) {
 	})
 }
 
-// Who comes back to an answer that is there reads it for himself, so he asks for room.
+// Who comes back to an answer that is there reads it for himself, so he asks for room, and waits for that.
 func TestParkedComesBack(t *testing.T) {
 	bubble(t, Options{}, func(t *testing.T, r *rig) {
 		waits := make(chan Wait, 1)
 		r.call = &Call{Park: func(w Wait) { waits <- w }}
-		<-r.asked("egress-block", askGitHub)
-		w := <-waits
-		left, hangUp := context.WithCancel(t.Context())
-		hangUp()
-		if res := w(left, nil); res != nil {
-			t.Fatalf("a wait that was left = %+v", res)
-		}
-		r.box.respond(t, r.box.only(t), queue.Response{Status: queue.Modified, Notes: "less", FinalFile: "{}"})
-		begun, roomy := 0, false
-		ctx := WithCall(t.Context(), &Call{
-			OnDelivered: func(func() func(bool)) { begun++ },
-			Room: func(int) error {
-				if !roomy {
-					return ErrBusy
+		for i, tt := range []struct {
+			room, await error
+			want        string
+			isError     bool
+			begun       int
+		}{
+			{nil, nil, "status: modified\nnotes: less", false, 1},
+			{ErrBusy, nil, "status: modified\nnotes: less", false, 1},
+			{ErrBusy, ErrBusy, "status: pending\nproposal_id: ID\n\nThe operator has decided", false, 0},
+			{ErrBusy, ErrShutdown, "status: pending\nproposal_id: ID", false, 0},
+			{errors.New("none at all"), nil, "none at all", true, 0},
+		} {
+			<-r.asked("egress-block", with(askGitHub, "host", fmt.Sprintf("h%d.example", i)))
+			w := <-waits
+			left, hangUp := context.WithCancel(t.Context())
+			hangUp()
+			if res := w(left, nil); res != nil {
+				t.Fatalf("a wait that was left = %+v", res)
+			}
+			id := r.box.only(t)
+			r.box.respond(t, id, queue.Response{Status: queue.Modified, Notes: "less", FinalFile: "{}"})
+			begun, waited := 0, 0
+			ctx := WithCall(t.Context(), &Call{
+				OnDelivered: func(f func() func(bool)) { begun++; f()(true) },
+				Room:        func(int) error { return tt.room },
+				AwaitRoom:   func(_ context.Context, size int) error { waited = size; return tt.await },
+			})
+			res := w(ctx, nil)
+			if res == nil {
+				t.Fatalf("%+v: no answer", tt)
+			}
+			text := res.Content[0].(*mcp.TextContent).Text
+			if res.IsError != tt.isError || !strings.HasPrefix(text, strings.Replace(tt.want, "ID", string(id), 1)) || begun != tt.begun {
+				t.Errorf("%+v: %q, error %v, %d answers on their way", tt, text, res.IsError, begun)
+			}
+			if (waited > 1000) != errors.Is(tt.room, ErrBusy) {
+				t.Errorf("%+v: waited for room for %d bytes", tt, waited)
+			}
+			if begun == 0 { // out of the next one's way
+				if got := <-r.asked("egress-block", with(askGitHub, "host", fmt.Sprintf("h%d.example", i))); got.meta.Status != "modified" {
+					t.Errorf("%+v: asked again: %+v", tt, got)
 				}
-				return nil
-			},
-		})
-		if res := w(ctx, nil); res == nil || !res.IsError || !strings.Contains(res.Content[0].(*mcp.TextContent).Text, "call again in some seconds") || begun != 0 {
-			t.Errorf("without room: %+v, %d answers on their way", res, begun)
-		}
-		w(left, nil)
-		roomy = true
-		if res := w(ctx, nil); res == nil || res.IsError || !strings.HasPrefix(res.Content[0].(*mcp.TextContent).Text, "status: modified\nnotes: less") || begun != 1 {
-			t.Errorf("with room: %+v, %d answers on their way", res, begun)
+			}
 		}
 	})
 }
