@@ -110,8 +110,22 @@ func (p *Proxy) forward(w http.ResponseWriter, r *http.Request, scheme string, t
 	if s.body != nil {
 		r.Body = s.body
 	}
-	p.forwarder.ServeHTTP(w, r)
+	p.forwarder.ServeHTTP(passedOn{w}, r)
+	delete(w.Header(), http.TrailerPrefix+Header) // a trailer goes out when we return
 }
+
+// passedOn is what the forwarder answers on. An origin's informational responses do not come past ModifyResponse.
+type passedOn struct{ http.ResponseWriter }
+
+func (w passedOn) WriteHeader(code int) {
+	if code < 200 {
+		w.Header().Del(Header)
+	}
+	w.ResponseWriter.WriteHeader(code)
+}
+
+// Unwrap lets http.ResponseController through.
+func (w passedOn) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
 // body is a request's, which knows whether it was read to its end. A response that begins before that says that the connection
 // closes after it: net/http panics when it comes to the end by itself, after a handler of both directions, and the
@@ -171,6 +185,7 @@ func (p *Proxy) newForwarder() *httputil.ReverseProxy {
 		},
 		ModifyResponse: func(res *http.Response) error {
 			res.Header.Del(Header)
+			delete(res.Trailer, Header) // the announcement; forward deletes the trailer itself
 			res.Request.Context().Value(sendingKey{}).(sending).last(res.Header)
 			return nil
 		},

@@ -210,6 +210,49 @@ func TestForward(t *testing.T) {
 	}
 }
 
+// TestOriginCannotRefuse: our header is not passed on from an early hint, nor from a trailer, whether announced or not.
+func TestOriginCannotRefuse(t *testing.T) {
+	w := newWorld(t)
+	w.serve("whole.example.com", "9.9.9.1", http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		h := rw.Header()
+		h.Set("Link", "</a.css>; rel=preload")
+		h.Set(Header, "host")
+		rw.WriteHeader(http.StatusEarlyHints)
+		for _, name := range r.URL.Query()["announced"] {
+			h.Add("Trailer", name)
+		}
+		io.WriteString(rw, "body")
+		http.NewResponseController(rw).Flush()
+		for _, name := range r.URL.Query()["announced"] {
+			h.Set(name, "host")
+		}
+		for _, name := range r.URL.Query()["not"] {
+			h.Set(http.TrailerPrefix+name, "host")
+		}
+	}))
+	p := w.start(table1, false, Options{})
+	for _, tt := range []struct{ query, want string }{
+		{"announced=" + Header, ""},
+		{"announced=" + Header + "&announced=X-Other", "X-Other: host\r\n"},
+		{"announced=" + Header + "&not=X-Other", "X-Other: host\r\n"},
+		{"announced=X-Other&not=" + Header, "X-Other: host\r\n"},
+		{"not=" + Header, ""},
+		{"not=" + Header + "&not=X-Other", "X-Other: host\r\n"},
+	} {
+		all, err := io.ReadAll(p.raw("GET http://whole.example.com/?" + tt.query + " HTTP/1.1\r\nHost: x\r\nTE: trailers\r\nConnection: TE, close\r\n\r\n"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := string(all)
+		if !strings.HasPrefix(got, "HTTP/1.1 103 Early Hints\r\nLink: </a.css>; rel=preload\r\n") || !strings.HasSuffix(got, "\r\n4\r\nbody\r\n0\r\n"+tt.want+"\r\n") {
+			t.Errorf("%s: got %q, want the early hint, the body and the trailer %q", tt.query, got, tt.want)
+		}
+		if strings.Contains(got, Header) {
+			t.Errorf("%s: an origin's %s came through: %q", tt.query, Header, got)
+		}
+	}
+}
+
 // TestTrace: TRACE would send the credential back.
 func TestTrace(t *testing.T) {
 	p := newEchoWorld(t).start(table1, true, Options{Env: env})
