@@ -24,7 +24,8 @@
 //   - Bodies stream both ways. A client that goes away ends its upstream request.
 //   - Past the limit of connections the one makes way that has been without a request or a tunnel for longest. When all
 //     have one, the next client waits. No address holds more than three quarters of them (package conns).
-//   - WebSocket upgrades pass. Other upgrades are not offered upstream: h2c would carry requests past every check here.
+//   - WebSocket upgrades pass, if the request has no body or an empty one. Other upgrades are not offered upstream: h2c would
+//     carry requests past every check here.
 //   - http://_egress.local/allowlist, asked through the proxy or at the listener itself, is the table in force; it is never dialled.
 //     The listener itself tells it to no page of another site, and under no name that a site could point at it.
 //

@@ -1,6 +1,7 @@
 package egress
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"crypto/tls"
@@ -100,15 +101,31 @@ func (p *Proxy) forward(w http.ResponseWriter, r *http.Request, scheme string, t
 	}
 	p.log.Debug("forwarding", "host", to.host, "port", to.port, "scheme", scheme)
 	if r.Body != http.NoBody {
+		rc := http.NewResponseController(w)
 		// An origin may answer while the body is still coming.
-		if err := http.NewResponseController(w).EnableFullDuplex(); err != nil {
+		if err := rc.EnableFullDuplex(); err != nil {
 			p.log.Warn("a body goes one way at a time", "err", err)
 		}
 		s.body = &body{ReadCloser: r.Body}
+		if isWebSocket(r.Header) {
+			rc.SetReadDeadline(time.Now().Add(p.opts.Timings.Header))
+			empty, err := s.body.empty()
+			if err != nil {
+				s.last(w.Header())
+				p.badRequest(w, r, "the body of the WebSocket handshake did not come", "Send a handshake without a body.")
+				return
+			}
+			rc.SetReadDeadline(time.Time{})
+			if empty {
+				s.body = nil
+			}
+		}
 	}
 	r = r.WithContext(context.WithValue(r.Context(), sendingKey{}, s))
 	if s.body != nil {
 		r.Body = s.body
+	} else {
+		r.Body, r.ContentLength = http.NoBody, 0
 	}
 	p.forwarder.ServeHTTP(passedOn{w}, r)
 	delete(w.Header(), http.TrailerPrefix+Header) // a trailer goes out when we return
@@ -143,6 +160,22 @@ func (b *body) Read(p []byte) (int, error) {
 	return n, err
 }
 
+// empty waits for the body's first byte, which is still there to be read, or its end.
+func (b *body) empty() (bool, error) {
+	br := bufio.NewReader(b.ReadCloser)
+	_, err := br.Peek(1)
+	if err == io.EOF {
+		return true, nil
+	}
+	b.ReadCloser = struct {
+		io.Reader
+		io.Closer
+	}{br, b.ReadCloser}
+	return false, err
+}
+
+func isWebSocket(h http.Header) bool { return strings.EqualFold(h.Get("Upgrade"), "websocket") }
+
 // last says in a response's header that it is the connection's last, if it must be.
 func (s sending) last(h http.Header) {
 	if s.body != nil && !s.body.ended.Load() {
@@ -154,7 +187,7 @@ func (s sending) last(h http.Header) {
 type sending struct {
 	*grant
 	authorization secret // "": none is added
-	body          *body  // nil: there is none
+	body          *body  // nil: there is none, or it is empty
 }
 
 type sendingKey struct{}
@@ -175,7 +208,9 @@ func (p *Proxy) newForwarder() *httputil.ReverseProxy {
 				u.Path, u.RawPath = s.path.Plain, s.path.Escaped
 			}
 			out.URL = &u
-			if up := out.Header.Get("Upgrade"); up != "" && !strings.EqualFold(up, "websocket") {
+			// No upgrade with a body either: what is left of it when the connection is taken over would be lost, or mixed
+			// with what follows it.
+			if !isWebSocket(out.Header) || s.body != nil {
 				out.Header.Del("Upgrade")
 				out.Header.Del("Connection")
 			}
@@ -186,7 +221,10 @@ func (p *Proxy) newForwarder() *httputil.ReverseProxy {
 		ModifyResponse: func(res *http.Response) error {
 			res.Header.Del(Header)
 			delete(res.Trailer, Header) // the announcement; forward deletes the trailer itself
-			res.Request.Context().Value(sendingKey{}).(sending).last(res.Header)
+			// A switch of protocols is checked after this, by its Connection header.
+			if res.StatusCode != http.StatusSwitchingProtocols {
+				res.Request.Context().Value(sendingKey{}).(sending).last(res.Header)
+			}
 			return nil
 		},
 		ErrorHandler: func(w http.ResponseWriter, r *http.Request, err error) {

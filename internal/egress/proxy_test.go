@@ -443,6 +443,107 @@ func TestUpgrade(t *testing.T) {
 	}
 }
 
+// TestUpgradeWithBody: an empty body is none, however late it ends, and with another there is no upgrade, whatever the origin says.
+func TestUpgradeWithBody(t *testing.T) {
+	w := newWorld(t)
+	w.serve("whole.example.com", "9.9.9.1", http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/ws" && r.Header.Get("Upgrade") != "websocket" {
+			echo(rw, r)
+			return
+		}
+		c, buf, err := http.NewResponseController(rw).Hijack() // with the body unread
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer c.Close()
+		io.WriteString(c, "HTTP/1.1 101 Switching Protocols\r\n")
+		if r.URL.Path != "/bare" {
+			io.WriteString(c, "Connection: Upgrade\r\nUpgrade: websocket\r\n")
+		}
+		io.WriteString(c, "\r\n")
+		io.Copy(c, buf)
+	}))
+	const (
+		upgrade = "Connection: Upgrade\r\nUpgrade: websocket\r\n"
+		chunked = "Transfer-Encoding: chunked\r\n"
+		length  = "Content-Length: 3\r\n"
+	)
+	for _, tt := range []struct {
+		name, path, header string
+		body               []string      // sent one by one
+		want               string        // status line's code and kind
+		limit              time.Duration // for the first of the body; if zero, the default
+	}{
+		{"empty", "/ws", upgrade + chunked, []string{"0\r\n\r\n"}, "101 ", 0},
+		{"empty, ends later", "/ws", upgrade + chunked, []string{"", "0\r\n\r\n"}, "101 ", 0},
+		{"chunked", "/ws", upgrade + chunked, []string{"3\r\nabc\r\n0\r\n\r\n"}, "200 ", 0},
+		{"chunked, ends later", "/ws", upgrade + chunked, []string{"3\r\nabc\r\n", "0\r\n\r\n"}, "200 ", 0},
+		{"of a length", "/ws", upgrade + length, []string{"abc"}, "200 ", 0},
+		{"of a length, ends later", "/ws", upgrade + length, []string{"a", "bc"}, "200 ", 0},
+		{"of a length, ends after the limit", "/ws", upgrade + length, []string{"a", "bc"}, "200 ", 500 * time.Millisecond},
+		{"never begins", "/ws", upgrade + chunked, nil, "400 request", 500 * time.Millisecond},
+		{"never ends, unasked", "/always", upgrade + length, []string{"a"}, "502 ", 0},
+		{"never ends, unasked, bare", "/bare", upgrade + length, []string{"a"}, "502 ", 0},
+		{"unasked", "/always", "", nil, "502 ", 0},
+		{"unasked, bare", "/bare", "", nil, "502 ", 0},
+	} {
+		for _, scheme := range []string{"http", "https"} {
+			t.Run(tt.name+" "+scheme, func(t *testing.T) {
+				p := w.start(table1, true, Options{Timings: Timings{Header: tt.limit}})
+				var c net.Conn
+				uri := "http://whole.example.com" + tt.path
+				if scheme == "http" {
+					c = p.raw("")
+				} else {
+					raw, _ := p.connectTo("whole.example.com:443")
+					c, uri = tls.Client(raw, &tls.Config{ServerName: "whole.example.com", RootCAs: p.caPool}), tt.path
+				}
+				io.WriteString(c, "GET "+uri+" HTTP/1.1\r\nHost: whole.example.com\r\n"+tt.header+"\r\n")
+				for i, piece := range tt.body {
+					if i > 0 {
+						time.Sleep(tt.limit + 20*time.Millisecond) // so that the origin could answer first
+					}
+					io.WriteString(c, piece)
+				}
+				br := bufio.NewReader(c)
+				res, err := http.ReadResponse(br, nil)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if got := fmt.Sprintf("%d %s", res.StatusCode, res.Header.Get(Header)); got != tt.want {
+					t.Fatalf("answer = %s, want %s", got, tt.want)
+				}
+				switch res.StatusCode {
+				case 101:
+					for _, word := range []string{"ping", "pong"} {
+						io.WriteString(c, word)
+						got := make([]byte, 4)
+						if _, err := io.ReadFull(br, got); err != nil || string(got) != word {
+							t.Errorf("read %q, %v; want %q", got, err, word)
+						}
+					}
+				case 200:
+					if _, _, body := answer(t, res); strings.Contains(body, "Upgrade") || !strings.HasSuffix(body, "\n\nabc") {
+						t.Errorf("the origin saw %q, want the body and no upgrade", body)
+					}
+				default:
+					if unread := len(tt.header) > 0; res.Close != unread {
+						t.Errorf("close %v, want %v", res.Close, unread)
+					}
+				}
+				c.Close()
+				if err := p.stop(); err != nil {
+					t.Error(err)
+				}
+				if log := p.log.String(); strings.Contains(log, "panic") {
+					t.Errorf("the proxy panicked:\n%s", log)
+				}
+			})
+		}
+	}
+}
+
 // TestStreaming: each piece goes through before the next is sent, both ways, in every mode.
 func TestStreaming(t *testing.T) {
 	w := newWorld(t)
