@@ -88,7 +88,7 @@ func (l layout) dockerfile() string      { return filepath.Join(l.dir, "bottle",
 func (l layout) config() string          { return filepath.Join(l.dir, "supervise.yaml") }
 
 const (
-	firstRoutes     = "# The routes of the egress proxy: what the bottle may reach. Yours to edit; approvals add to it.\nroutes:\n  - host: api.anthropic.com # the agent itself; another agent talks to another\n"
+	firstRoutes     = "# The routes of the egress proxy: what the bottle may reach. Yours to edit; approvals add to it.\nroutes:\n  - host: api.anthropic.com # the agent itself\n"
 	firstDockerfile = "FROM debian:bookworm-slim\n"
 	generated       = "# Written by 'supervise up' at every start. Remove this line to keep your own edits, and name the directory with --dir.\n"
 )
