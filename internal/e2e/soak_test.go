@@ -214,7 +214,7 @@ func newSoak(t *testing.T, seed int64) *soak {
 	var config strings.Builder
 	config.WriteString("root: queue\nbottles:\n")
 	for _, slug := range []string{"web", "db"} {
-		b := &soakBottle{world: &world{t: t, dir: s.dir, bottle: slug, port: freePort(t)}, frail: slug == "web", at: "127.0.0.1:" + freePort(t), metrics: "127.0.0.1:" + freePort(t)}
+		b := &soakBottle{world: &world{t: t, dir: s.dir, bottle: slug, port: freePort(t), desk: s.desk()}, frail: slug == "web", at: "127.0.0.1:" + freePort(t), metrics: "127.0.0.1:" + freePort(t)}
 		if err := errors.Join(os.MkdirAll(b.path("queue"), 0o755), os.MkdirAll(b.path(slug), 0o755)); err != nil {
 			t.Fatal(err)
 		}
@@ -419,11 +419,14 @@ func (s *soak) undo(ctx context.Context) {
 	s.count("undo")
 }
 
+// desk is the environment of an operator's commands.
+func (s *soak) desk() []string { return []string{"SUPERVISE_CONFIG=" + filepath.Join(s.dir, "supervise.yaml")} }
+
 // command is one of an operator; one in eight is killed at any moment, if it may be.
 func (s *soak) command(ctx context.Context, frail bool, args ...string) (stdout, stderr string, code int) {
 	cmd := exec.CommandContext(ctx, s.bin, args...)
 	cmd.Dir = s.dir
-	cmd.Env = append(os.Environ(), "SUPERVISE_CONFIG="+filepath.Join(s.dir, "supervise.yaml"))
+	cmd.Env = append(os.Environ(), s.desk()...)
 	var out, errb bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errb
 	if err := cmd.Start(); err != nil {
