@@ -420,7 +420,9 @@ func (s *soak) undo(ctx context.Context) {
 }
 
 // desk is the environment of an operator's commands.
-func (s *soak) desk() []string { return []string{"SUPERVISE_CONFIG=" + filepath.Join(s.dir, "supervise.yaml")} }
+func (s *soak) desk() []string {
+	return []string{"SUPERVISE_CONFIG=" + filepath.Join(s.dir, "supervise.yaml")}
+}
 
 // command is one of an operator; one in eight is killed at any moment, if it may be.
 func (s *soak) command(ctx context.Context, frail bool, args ...string) (stdout, stderr string, code int) {
