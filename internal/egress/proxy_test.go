@@ -446,7 +446,12 @@ func TestUpgrade(t *testing.T) {
 // TestUpgradeWithBody: an empty body is none, however late it ends, and with another there is no upgrade, whatever the origin says.
 func TestUpgradeWithBody(t *testing.T) {
 	w := newWorld(t)
+	asked := make(chan struct{}, 1) // the origin is
 	w.serve("whole.example.com", "9.9.9.1", http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		select {
+		case asked <- struct{}{}:
+		default:
+		}
 		if r.URL.Path == "/ws" && r.Header.Get("Upgrade") != "websocket" {
 			echo(rw, r)
 			return
@@ -490,6 +495,10 @@ func TestUpgradeWithBody(t *testing.T) {
 	} {
 		for _, scheme := range []string{"http", "https"} {
 			t.Run(tt.name+" "+scheme, func(t *testing.T) {
+				select {
+				case <-asked: // by the one before
+				default:
+				}
 				p := w.start(table1, true, Options{Timings: Timings{Header: tt.limit}})
 				var c net.Conn
 				uri := "http://whole.example.com" + tt.path
@@ -501,8 +510,15 @@ func TestUpgradeWithBody(t *testing.T) {
 				}
 				io.WriteString(c, "GET "+uri+" HTTP/1.1\r\nHost: whole.example.com\r\n"+tt.header+"\r\n")
 				for i, piece := range tt.body {
-					if i > 0 {
-						time.Sleep(tt.limit + 20*time.Millisecond) // so that the origin could answer first
+					if i > 0 && tt.body[0] != "" { // what began goes on to the origin
+						<-asked
+						<-time.After(tt.limit) // which is over then: it is for the beginning
+					} else if i > 0 {
+						select {
+						case <-asked:
+							t.Error("the origin is asked before it is known whether there is a body")
+						case <-time.After(20 * time.Millisecond):
+						}
 					}
 					io.WriteString(c, piece)
 				}
