@@ -357,19 +357,9 @@ func TestNeededHeaders(t *testing.T) {
 	}
 }
 
-// A session's calls can be resumed whatever else is asked in between.
-func TestResumeAfterMuch(t *testing.T) {
-	f := serve(t, Options{}, false)
-	id := f.initialize(t)
-	res := f.hold(t, t.Context(), raw{body: askBody, session: id, version: "2025-11-25"})
-	last, _, _ := readEvents(res.Body).next()
-	other := f.initialize(t)
-	for range maxEventStreams + 10 {
-		f.srv.events.Open(t.Context(), other, fmt.Sprint(f.srv.events.recent.Len()))
-		f.srv.events.Append(t.Context(), other, fmt.Sprint(f.srv.events.recent.Len()-1), make([]byte, 4096))
-	}
-	res.Body.Close()
-	<-f.ended // its connection is gone
+// resumes has the call of a session answered on a GET that resumes it, and nothing left.
+func (f *fixture) resumes(t *testing.T, id, last string) {
+	t.Helper()
 	again, err := f.send(t.Context(), raw{method: "GET", session: id, version: "2025-11-25", header: map[string]string{"Last-Event-ID": last}})
 	if err != nil {
 		t.Fatal(err)
@@ -388,6 +378,22 @@ func TestResumeAfterMuch(t *testing.T) {
 	if n := f.srv.events.held.Len(); n != 0 {
 		t.Errorf("%d streams count as waited for when all is answered", n)
 	}
+}
+
+// A session's calls can be resumed whatever else is asked in between.
+func TestResumeAfterMuch(t *testing.T) {
+	f := serve(t, Options{}, false)
+	id := f.initialize(t)
+	res := f.hold(t, t.Context(), raw{body: askBody, session: id, version: "2025-11-25"})
+	last, _, _ := readEvents(res.Body).next()
+	other := f.initialize(t)
+	for range maxEventStreams + 10 {
+		f.srv.events.Open(t.Context(), other, fmt.Sprint(f.srv.events.recent.Len()))
+		f.srv.events.Append(t.Context(), other, fmt.Sprint(f.srv.events.recent.Len()-1), make([]byte, 4096))
+	}
+	res.Body.Close()
+	<-f.ended // its connection is gone
+	f.resumes(t, id, last)
 }
 
 // So can one that was hung up while its proposal was being stored.
@@ -427,24 +433,7 @@ func TestResumeOfOneThatHungUpEarly(t *testing.T) {
 	for i := range maxEventStreams + 10 {
 		f.srv.events.Open(t.Context(), other, fmt.Sprint(i))
 	}
-	again, err := f.send(t.Context(), raw{method: "GET", session: id, version: "2025-11-25", header: map[string]string{"Last-Event-ID": last}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer again.Body.Close()
-	if again.StatusCode != http.StatusOK {
-		b, _ := io.ReadAll(again.Body)
-		t.Fatalf("resuming: %s: %s", again.Status, b)
-	}
-	<-f.began
-	f.answer <- "approved"
-	if got := readEvents(again.Body).result(t); got != "approved" {
-		t.Errorf("answer %q", got)
-	}
-	<-f.delivered
-	if n := f.srv.events.held.Len(); n != 0 {
-		t.Errorf("%d streams count as waited for when all is answered", n)
-	}
+	f.resumes(t, id, last)
 }
 
 // What a stream sends again is weighed too: once the store has forgotten it, it is in nobody's copy but this one's.
