@@ -214,6 +214,9 @@ func readAll(fd, size int) ([]byte, error) {
 			return buf, nil
 		default:
 			buf = buf[:len(buf)+n]
+			if len(buf) == size { // and there was room for one more
+				return buf, nil
+			}
 		}
 	}
 	return buf, nil

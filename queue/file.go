@@ -220,13 +220,13 @@ func parseResponse(data []byte, id ID, mtime time.Time) (Response, error) {
 	if f.FinalFile != nil {
 		r.FinalFile = *f.FinalFile
 	}
-	if json.Unmarshal(f.Outcome, &r.Outcome) != nil || !knownOutcome(r.Outcome) {
+	if !parsed(f.Outcome, &r.Outcome) || !knownOutcome(r.Outcome) {
 		r.Outcome = ""
 	}
-	if json.Unmarshal(f.Digest, &r.Digest) != nil {
+	if !parsed(f.Digest, &r.Digest) {
 		r.Digest = ""
 	}
-	if json.Unmarshal(f.DecidedAt, &r.DecidedAt) != nil || r.DecidedAt.IsZero() || !storable(r.DecidedAt) {
+	if !parsed(f.DecidedAt, &r.DecidedAt) || r.DecidedAt.IsZero() || !storable(r.DecidedAt) {
 		r.DecidedAt = mtime
 		if now := time.Now(); now.Before(mtime) || !storable(mtime) {
 			r.DecidedAt = now
@@ -235,6 +235,9 @@ func parseResponse(data []byte, id ID, mtime time.Time) (Response, error) {
 	r.DecidedAt = r.DecidedAt.UTC().Round(0)
 	return r, nil
 }
+
+// parsed is for what may be missing.
+func parsed(data json.RawMessage, v any) bool { return len(data) > 0 && json.Unmarshal(data, v) == nil }
 
 func decode(data []byte, v any) error {
 	if len(data) > MaxFile {
