@@ -18,6 +18,7 @@ const (
 	presenceSoon  = 5 * time.Second  // at most this often
 	presenceAlive = 30 * time.Second // at least this often
 	pruneEvery    = time.Hour
+	pruneSoon     = time.Minute // when there is a tenth more than is kept
 	rewatchEvery  = time.Second
 	fullEvery     = 30 * time.Second // a poll lists the directory at least this often, whatever its times say, where events arrive
 	coarse        = 2 * time.Second  // how coarse a file system's times may be
@@ -107,7 +108,7 @@ func (l *dirLoop) run() {
 		}
 		l.watch()
 		l.look(why)
-		if now := time.Now(); now.Sub(l.prunedAt) >= pruneEvery {
+		if now := time.Now(); l.pruneDue(now) {
 			l.prunedAt = now
 			l.moreOld = l.prune()
 			l.sweep()
@@ -209,7 +210,17 @@ func (l *dirLoop) due() bool {
 	if at, ok := l.pollAt(); ok && !now.Before(at) {
 		look = true
 	}
-	return look || now.Sub(l.prunedAt) >= pruneEvery
+	return look || l.pruneDue(now)
+}
+
+func (l *dirLoop) pruneDue(now time.Time) bool {
+	since := now.Sub(l.prunedAt)
+	if since < pruneSoon || since >= pruneEvery {
+		return since >= pruneEvery
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.delivers.order) > l.opts.KeepPairs+l.opts.KeepPairs/10
 }
 
 func (l *dirLoop) deadline() time.Time {

@@ -309,6 +309,31 @@ func TestPrune(t *testing.T) {
 	})
 }
 
+// TestPruneSoon: many answers within the hour are not all kept until its end.
+func TestPruneSoon(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "web")
+	synctest.Test(t, func(t *testing.T) {
+		d := openDir(t, dir, Options{NoWatch: true, KeepPairs: 10})
+		answer := func(n int) {
+			for range n {
+				p := putNew(t, d)
+				foreign(t, dir, p.ID, approval(p.ID))
+				if err := d.Archive(t.Context(), p.ID); err != nil {
+					t.Fatal(err)
+				}
+			}
+			time.Sleep(2 * time.Minute)
+			synctest.Wait()
+		}
+		for _, step := range []struct{ more, want int }{{11, 11}, {1, 10}, {20, 10}} { // one over is not worth it
+			answer(step.more)
+			if got := len(names(t, filepath.Join(dir, processed))) / 2; got != step.want {
+				t.Errorf("two minutes after %d more answers %d pairs are kept, want %d", step.more, got, step.want)
+			}
+		}
+	})
+}
+
 func TestDefaults(t *testing.T) {
 	d := openDir(t, filepath.Join(t.TempDir(), "web"), Options{})
 	for what, ok := range map[string]bool{
