@@ -221,12 +221,24 @@ func (w *waiter) run(ctx context.Context, notify Notify) (*mcp.CallToolResult, e
 		case cause != nil:
 			return nil, w.left(cause)
 		case errors.Is(err, errStep):
-			w.progress(ctx, notify)
+			aside(func() { w.progress(ctx, notify) })
 		case errors.Is(err, queue.ErrNotFound):
 			return nil, fmt.Errorf("%s: proposal %s was removed from the queue undecided: ask again if you still need it", w.tool, w.id)
 		default:
 			return nil, w.failed(w.tool, "waiting for proposal "+string(w.id), err)
 		}
+	}
+}
+
+// aside runs f on a stack of its own: that of the caller, which waits for hours, stays as small as it is.
+func aside(f func()) {
+	failed := make(chan any, 1)
+	go func() {
+		defer func() { failed <- recover() }()
+		f()
+	}()
+	if v := <-failed; v != nil {
+		panic(v)
 	}
 }
 

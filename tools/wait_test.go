@@ -72,6 +72,16 @@ func TestProgressOfManyIsSentTogether(t *testing.T) {
 	})
 }
 
+// TestAsidePanics: what fails on a stack of its own fails the call, not the process.
+func TestAsidePanics(t *testing.T) {
+	defer func() {
+		if got := recover(); got != "it broke" {
+			t.Errorf("aside panicked with %v, want what f did", got)
+		}
+	}()
+	aside(func() { panic("it broke") })
+}
+
 func TestHoldEndsAndAwaitGoesOn(t *testing.T) {
 	bubble(t, Options{}, func(t *testing.T, r *rig) {
 		start := time.Now()
