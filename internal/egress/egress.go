@@ -54,6 +54,14 @@ import (
 	"github.com/bot-bottle/supervise/internal/routes"
 )
 
+// Limits of a header. Parsed, short lines take 25 times their size, are kept while the request is in progress, and twice when it
+// is sent on: with 60 KiB of them on each of its connections a bottle took 1.6 GiB.
+const (
+	maxHeader         = 16 << 10 // bytes of a request's; net/http takes 4 KiB more
+	maxResponseHeader = 64 << 10
+	maxFields         = 256 // lines, and trailers that are announced
+)
+
 // DefaultAddr is where the proxy listens unless told otherwise: loopback only.
 const DefaultAddr = "127.0.0.1:9099"
 
@@ -206,10 +214,10 @@ func (p *Proxy) Run(ctx context.Context) error {
 	}
 	server := func(h http.HandlerFunc) *http.Server {
 		return &http.Server{
-			Handler:                      h,
+			Handler:                      fewFields(h),
 			ReadHeaderTimeout:            p.opts.Timings.Header,
 			IdleTimeout:                  p.opts.Timings.Idle,
-			MaxHeaderBytes:               64 << 10,
+			MaxHeaderBytes:               maxHeader,
 			ErrorLog:                     errorLog,
 			ConnState:                    track,
 			Protocols:                    http1(),

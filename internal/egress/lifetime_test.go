@@ -283,16 +283,50 @@ func TestIdleMakeWay(t *testing.T) {
 	}
 }
 
-// TestHeaderLimits: a header that is too big or too slow ends the connection.
+// TestHeaderLimits: a header that is too big, of too many lines or too slow ends the connection, and what an origin answers with
+// such a one is not passed on.
 func TestHeaderLimits(t *testing.T) {
 	w := newEchoWorld(t)
-	p := w.start(table1, true, Options{})
-	res, err := http.ReadResponse(bufio.NewReader(p.raw("GET http://whole.example.com/ HTTP/1.1\r\nHost: x\r\nX-Big: "+strings.Repeat("a", 128<<10)+"\r\n\r\n")), nil)
-	if err != nil {
-		t.Fatal(err)
+	w.serve("big.example.com", "9.9.9.20", http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		rw.Header()["X-Big"] = []string{strings.Repeat("a", maxResponseHeader)}
+	}))
+	w.serve("lines.example.com", "9.9.9.21", http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		rw.Header()["X-Line"] = make([]string, maxFields)
+	}))
+	w.serve("trailers.example.com", "9.9.9.22", http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		for i := range maxFields {
+			rw.Header().Add("Trailer", fmt.Sprint("X-", i))
+		}
+	}))
+	p := w.start(table1+"  - host: big.example.com\n  - host: lines.example.com\n  - host: trailers.example.com\n", true, Options{})
+	get := func(host string) string { return "GET http://" + host + "/ HTTP/1.1\r\nHost: x\r\n" }
+	var names []string
+	for i := range maxFields + 1 {
+		names = append(names, fmt.Sprint("X-", i))
 	}
-	if res.StatusCode != 431 {
-		t.Errorf("128 KiB of header = %s, want 431", res.Status)
+	const unsent = "Content-Length: 100\r\n" // its body does not come
+	for _, tt := range []struct {
+		name, request string
+		want          int
+	}{
+		{"few", get("whole.example.com") + strings.Repeat("X-Line:\r\n", maxFields), 200},
+		{"large", get("whole.example.com") + "X-Big: " + strings.Repeat("a", maxHeader-100) + "\r\n", 200},
+		{"too large", get("whole.example.com") + "X-Big: " + strings.Repeat("a", maxHeader+4<<10) + "\r\n", 431},
+		{"too many", get("whole.example.com") + strings.Repeat("X-Line:\r\n", maxFields+1), 431},
+		{"too many, refused besides", get("new.example.com") + strings.Repeat("X-Line:\r\n", maxFields+1), 431},
+		{"too many, and a large body", "POST" + get("whole.example.com")[3:] + "Expect: 100-continue\r\n" + unsent + strings.Join(names, ":\r\n") + ":\r\n", 431},
+		{"too many trailers", "POST" + get("whole.example.com")[3:] + "Expect: 100-continue\r\nTransfer-Encoding: chunked\r\nTrailer: " + strings.Join(names, ",") + "\r\n", 431},
+		{"a large answer", get("big.example.com"), 502},
+		{"an answer of many lines", get("lines.example.com"), 502},
+		{"an answer of many trailers", get("trailers.example.com"), 502},
+	} {
+		res, err := http.ReadResponse(bufio.NewReader(p.raw(tt.request+"\r\n")), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if res.StatusCode != tt.want || tt.want == 431 && !res.Close {
+			t.Errorf("%s = %s, close %v; want %d", tt.name, res.Status, res.Close, tt.want)
+		}
 	}
 	p = w.start(table1, true, Options{Timings: Timings{Header: 50 * time.Millisecond}})
 	c := p.raw("GET http://whole.example.com/ HTTP/1.1\r\nHost")

@@ -28,6 +28,28 @@ func http1() *http.Protocols {
 	return p
 }
 
+// fewFields refuses a request with too many of them, and keeps none of them while what is left of it arrives.
+func fewFields(h http.HandlerFunc) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		if fields(r.Header, r.Trailer) <= maxFields {
+			h(w, r)
+			return
+		}
+		r.Header, r.Trailer = nil, nil
+		w.Header().Set(Header, string(KindRequest))
+		w.Header().Set("Connection", "close")
+		http.Error(w, fmt.Sprintf("egress: the header has more than %d lines", maxFields), http.StatusRequestHeaderFieldsTooLarge)
+	}
+}
+
+func fields(header, trailer http.Header) int {
+	n := len(trailer)
+	for _, values := range header {
+		n += len(values)
+	}
+	return n
+}
+
 // serveOuter answers what arrives at the listener.
 func (p *Proxy) serveOuter(w http.ResponseWriter, r *http.Request) {
 	switch {
@@ -219,6 +241,9 @@ func (p *Proxy) newForwarder() *httputil.ReverseProxy {
 			}
 		},
 		ModifyResponse: func(res *http.Response) error {
+			if fields(res.Header, res.Trailer) > maxFields {
+				return fmt.Errorf("its header has more than %d lines", maxFields)
+			}
 			res.Header.Del(Header)
 			delete(res.Trailer, Header) // the announcement; forward deletes the trailer itself
 			// A switch of protocols is checked after this, by its Connection header.
@@ -262,7 +287,7 @@ func (p *Proxy) newTransport() *http.Transport {
 		MaxIdleConnsPerHost:    16,
 		IdleConnTimeout:        90 * time.Second,
 		ExpectContinueTimeout:  time.Second,
-		MaxResponseHeaderBytes: 1 << 20,
+		MaxResponseHeaderBytes: maxResponseHeader,
 	}
 }
 
