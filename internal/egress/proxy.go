@@ -241,6 +241,9 @@ func (p *Proxy) newForwarder() *httputil.ReverseProxy {
 			}
 		},
 		ModifyResponse: func(res *http.Response) error {
+			if res.StatusCode < 100 { // net/http reads such a one, and panics when it is to write it
+				return fmt.Errorf("its status %03d is none", res.StatusCode)
+			}
 			if fields(res.Header, res.Trailer) > maxFields {
 				return fmt.Errorf("its header has more than %d lines", maxFields)
 			}

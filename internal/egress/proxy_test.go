@@ -657,6 +657,37 @@ func TestUnreachable(t *testing.T) {
 	}
 }
 
+// TestOddAnswers: what an origin says in HTTP of its own making does no harm.
+func TestOddAnswers(t *testing.T) {
+	w := newWorld(t)
+	w.serve("whole.example.com", "9.9.9.1", http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		c, _, err := http.NewResponseController(rw).Hijack()
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer c.Close()
+		io.WriteString(c, "HTTP/1.1 "+r.URL.Path[1:]+" What\r\nContent-Length: 0\r\n\r\n")
+	}))
+	p := w.start(table1, true, Options{})
+	for _, tt := range []struct {
+		status string
+		want   int
+	}{{"000", 502}, {"099", 502}, {"599", 599}, {"999", 999}, {"20", 502}, {"-20", 502}, {"2000", 502}} {
+		for _, scheme := range []string{"http", "https"} {
+			if status, kind, body := ask(t, p.client(), "GET", scheme+"://whole.example.com/"+tt.status); status != tt.want || kind != "" {
+				t.Errorf("%s: status %s = %d %q %q, want %d", scheme, tt.status, status, kind, body, tt.want)
+			}
+		}
+	}
+	if err := p.stop(); err != nil {
+		t.Error(err)
+	}
+	if log := p.log.String(); strings.Contains(log, "panic") {
+		t.Errorf("the proxy panicked:\n%s", log)
+	}
+}
+
 // TestBodyLeftUnread: whoever is answered before his body was read has the whole answer, and a connection that goes on or ends
 // properly: after each such request there is another.
 func TestBodyLeftUnread(t *testing.T) {
