@@ -149,15 +149,21 @@ func (p *Proxy) forward(w http.ResponseWriter, r *http.Request, scheme string, t
 	} else {
 		r.Body, r.ContentLength = http.NoBody, 0
 	}
-	p.forwarder.ServeHTTP(passedOn{w}, r)
+	p.forwarder.ServeHTTP(passedOn{w, r}, r)
 	delete(w.Header(), http.TrailerPrefix+Header) // a trailer goes out when we return
 }
 
 // passedOn is what the forwarder answers on. An origin's informational responses do not come past ModifyResponse.
-type passedOn struct{ http.ResponseWriter }
+type passedOn struct {
+	http.ResponseWriter
+	of *http.Request
+}
 
 func (w passedOn) WriteHeader(code int) {
 	if code < 200 {
+		if !w.of.ProtoAtLeast(1, 1) {
+			return // HTTP/1.0 has none: it would be taken for the answer
+		}
 		w.Header().Del(Header)
 	}
 	w.ResponseWriter.WriteHeader(code)

@@ -253,6 +253,22 @@ func TestOriginCannotRefuse(t *testing.T) {
 	}
 }
 
+// TestNoHintsBeforeHTTP11: a client of HTTP/1.0 would take an early hint for the answer.
+func TestNoHintsBeforeHTTP11(t *testing.T) {
+	w := newWorld(t)
+	w.serve("whole.example.com", "9.9.9.1", http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		rw.Header().Set("X-Hint", "1")
+		rw.WriteHeader(http.StatusEarlyHints)
+		rw.Header().Del("X-Hint")
+		io.WriteString(rw, "body")
+	}))
+	p := w.start(table1, false, Options{})
+	all, err := io.ReadAll(p.raw("GET http://whole.example.com/ HTTP/1.0\r\n\r\n"))
+	if got := string(all); err != nil || !strings.HasPrefix(got, "HTTP/1.0 200 OK\r\n") || !strings.HasSuffix(got, "\r\n\r\nbody") || strings.Contains(got, "X-Hint") {
+		t.Errorf("got %q, %v; want the answer alone", got, err)
+	}
+}
+
 // TestTrace: TRACE would send the credential back.
 func TestTrace(t *testing.T) {
 	p := newEchoWorld(t).start(table1, true, Options{Env: env})
