@@ -52,7 +52,7 @@ func EnsureCA(certFile, keyFile string) error {
 		if err != nil {
 			return fmt.Errorf("egress: making a CA key: %w", err)
 		}
-		if err := create(keyFile, "PRIVATE KEY", der, 0o600); err != nil {
+		if err := create(keyFile, "PRIVATE KEY", der, 0o600); err != nil && !errors.Is(err, fs.ErrExist) {
 			return err
 		}
 	}

@@ -18,6 +18,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 )
@@ -427,6 +428,22 @@ func TestEnsureCA(t *testing.T) {
 		if err := EnsureCA(tt.cert, tt.key); err == nil || !strings.Contains(err.Error(), tt.want) {
 			t.Errorf("%s: %v, want an error with %q", tt.name, err, tt.want)
 		}
+	}
+}
+
+// TestEnsureCAAtOnce: whoever else starts with the same directories gets the same CA.
+func TestEnsureCAAtOnce(t *testing.T) {
+	for range 5 {
+		dir := t.TempDir()
+		var wg sync.WaitGroup
+		for range 8 {
+			wg.Go(func() {
+				if err := EnsureCA(filepath.Join(dir, "public", "ca.pem"), filepath.Join(dir, "secret", "ca.key")); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		wg.Wait()
 	}
 }
 
