@@ -5,6 +5,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -37,7 +38,12 @@ func (t trust) check(f *os.File, path string) error {
 	if m := st.Mode().Perm(); m&0o022 != 0 {
 		return fmt.Errorf("%s can be written by others than you (mode %#o), and %s: chmod go-w %[1]s", path, m, why)
 	}
-	for range 40 { // as many links as Linux follows
+	if st.Mode().IsRegular() { // the link to a pipe, as a shell makes it of <(…), leads nowhere
+		if err := t.way(st, path); err != nil {
+			return err
+		}
+	}
+	for range maxLinks {
 		dir, _ := filepath.Split(path)
 		in, err := os.Stat(dir)
 		if err != nil {
@@ -58,6 +64,46 @@ func (t trust) check(f *os.File, path string) error {
 		}
 	}
 	return nil
+}
+
+const maxLinks = 40 // as Linux follows
+
+// way refuses a path on which somebody else's link is, who says with it which file is meant: it may be ours, as in a checkout,
+// and its text another's. What the path leads to must be the file that was opened.
+func (t trust) way(file fs.FileInfo, path string) error {
+	at, rest, links := "/", path, 0
+	for {
+		var name string
+		name, rest, _ = strings.Cut(strings.TrimLeft(rest, "/"), "/")
+		next := filepath.Join(at, name) // at holds no link: .. is its parent
+		st, err := os.Lstat(next)
+		if err != nil {
+			return err
+		}
+		switch uid, others := t.others(st); {
+		case st.Mode()&fs.ModeSymlink == 0:
+			if at = next; rest != "" {
+				continue
+			}
+			if !os.SameFile(st, file) {
+				return fmt.Errorf("%s was replaced while it was opened", path)
+			}
+			return nil
+		case others:
+			return fmt.Errorf("%s is a link of user %d, who can have it lead elsewhere, and what %s names runs as you: name the file that it leads to", next, uid, path)
+		case links == maxLinks:
+			return fmt.Errorf("%s: %w", path, syscall.ELOOP)
+		}
+		links++
+		to, err := os.Readlink(next)
+		if err != nil {
+			return err
+		}
+		if filepath.IsAbs(to) {
+			at = "/"
+		}
+		rest = to + "/" + rest
+	}
 }
 
 // others tells whose a file is that is neither ours nor root's.

@@ -2,6 +2,7 @@ package config
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -38,6 +39,17 @@ func TestTrust(t *testing.T) {
 			far := filepath.Join(dir, "far")
 			return errors.Join(os.Mkdir(far, 0o700), os.Chmod(far, 0o777), os.Rename(file, filepath.Join(far, "it.yaml")), os.Symlink("far/it.yaml", file))
 		}, want: "DIR/far/it.yaml is in a directory that everybody can write to (mode 0777), and what it names runs as you: chmod o-w DIR/far/"},
+		{name: "another's link in the group's directory", needRoot: true, do: func(dir, file string) error {
+			return errors.Join(os.Rename(file, filepath.Join(dir, "ours.yaml")), os.Symlink("ours.yaml", file), os.Lchown(file, other, -1), os.Chmod(dir, 0o770))
+		}, want: "DIR/supervise.yaml is a link of user 4242, who can have it lead elsewhere, and what DIR/supervise.yaml names runs as you: name the file that it leads to"},
+		{name: "our link through another's", needRoot: true, do: func(dir, file string) error {
+			far, link := filepath.Join(dir, "far"), filepath.Join(dir, "link")
+			return errors.Join(os.Mkdir(far, 0o700), os.Rename(file, filepath.Join(far, "it.yaml")), os.Symlink("far", link), os.Lchown(link, other, -1), os.Symlink("link/../link/it.yaml", file))
+		}, want: "DIR/link is a link of user 4242, who can have it lead elsewhere, and what DIR/supervise.yaml names runs as you: name the file that it leads to"},
+		{name: "our links", do: func(dir, file string) error {
+			far, link := filepath.Join(dir, "far"), filepath.Join(dir, "link")
+			return errors.Join(os.Mkdir(far, 0o700), os.Rename(file, filepath.Join(far, "it.yaml")), os.Symlink(far, link), os.Symlink("link//../link/./it.yaml", file))
+		}},
 		{name: "a ConfigMap", readOnly: true, do: func(dir, file string) error {
 			version := filepath.Join(dir, "..2026_11_28")
 			return errors.Join(os.Mkdir(version, 0o755), os.Rename(file, filepath.Join(version, "supervise.yaml")), os.Symlink("..2026_11_28", filepath.Join(dir, "..data")),
@@ -75,6 +87,39 @@ func TestTrust(t *testing.T) {
 				t.Errorf("LoadHost: %v", err)
 			}
 		})
+	}
+}
+
+// TestTrustOfAnother: what was opened is what its path leads to, also when somebody changes that meanwhile.
+func TestTrustOfAnother(t *testing.T) {
+	dir := t.TempDir()
+	file := filepath.Join(dir, "supervise.yaml")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.Open(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if err := errors.Join(os.Rename(file, file+".old"), os.WriteFile(file, nil, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	if err := (trust{os.Getuid(), readOnly}).check(f, file); err == nil || !strings.Contains(err.Error(), "was replaced") {
+		t.Errorf("another file than was opened: %v", err)
+	}
+}
+
+// TestTrustOfAPipe: a shell names one in /dev/fd.
+func TestTrustOfAPipe(t *testing.T) {
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	w.Close()
+	if _, err := LoadHost(fmt.Sprintf("/dev/fd/%d", r.Fd()), func(string) string { return "" }); err != nil {
+		t.Error(err)
 	}
 }
 
