@@ -246,16 +246,25 @@ func (a *app) tellUnread(d *desk) {
 	}
 }
 
-func (a *app) defaultRoot() (string, error) {
+// stateDir is where the user's own things are kept; "" when neither XDG_STATE_HOME nor HOME says where.
+func (a *app) stateDir() string {
 	state := a.env("XDG_STATE_HOME")
 	if !filepath.IsAbs(state) { // the specification: a relative path is to be ignored
 		home := a.env("HOME")
 		if !filepath.IsAbs(home) {
-			return "", usagef("--root DIR, or SUPERVISE_ROOT", "where the mailboxes are is not said, and HOME is not set")
+			return ""
 		}
 		state = filepath.Join(home, ".local", "state")
 	}
-	root := filepath.Join(state, "supervise", "queue")
+	return filepath.Join(state, "supervise")
+}
+
+func (a *app) defaultRoot() (string, error) {
+	state := a.stateDir()
+	if state == "" {
+		return "", usagef("--root DIR, or SUPERVISE_ROOT", "where the mailboxes are is not said, and HOME is not set")
+	}
+	root := filepath.Join(state, "queue")
 	if err := os.MkdirAll(root, 0o700); err != nil {
 		return "", fmt.Errorf("making the mailboxes' root: %w", err)
 	}

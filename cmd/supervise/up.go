@@ -5,6 +5,9 @@ package main
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -48,7 +51,9 @@ It is for trying it out, and for an agent that runs on this machine; for contain
 docs/deployment.md.
 
 All listen on loopback only. The first run makes the directory; later ones find in it what
-was kept: open proposals, routes, the CA.`,
+was kept: open proposals, routes, the CA. One that was not made there by up has to be named
+with --dir, since what is in it says what is reached and which files are written: it must be
+beyond the reach of an agent in a sandbox.`,
 		Example: `  supervise up
   supervise up --listen 127.0.0.1:9200 --egress 127.0.0.1:9199 --web 127.0.0.1:9201`,
 		Args:        args(0, 0),
@@ -92,6 +97,40 @@ const (
 	firstDockerfile = "FROM debian:bookworm-slim\n"
 	generated       = "# Written by 'supervise up' at every start. Remove this line to keep your own edits, and name the directory with --dir.\n"
 )
+
+// own makes the directory, or refuses one that is only found where we happen to be: a checkout may bring its own. What is in it
+// says what is reached, with which of our variables for a credential, and which files an interrupted decision puts back,
+// wherever they are. One that up made, or that somebody named, has a mark, and our state has the same under its path.
+func (l layout) own(state string, named bool) error {
+	abs, err := filepath.Abs(l.dir)
+	if err != nil {
+		return err
+	}
+	path := sha256.Sum256([]byte(abs))
+	here, there := filepath.Join(l.dir, ".mark"), filepath.Join(state, "up", hex.EncodeToString(path[:]))
+	err = os.Mkdir(l.dir, 0o755)
+	switch {
+	case err != nil && named:
+		err = os.MkdirAll(l.dir, 0o755)
+	case errors.Is(err, fs.ErrExist):
+		mark, merr := os.ReadFile(there)
+		if have, herr := os.ReadFile(here); state == "" || merr != nil || herr != nil || len(mark) == 0 || !bytes.Equal(have, mark) {
+			return hint(fmt.Errorf("%s was not made by up here, and what is in it says what is reached and which files are written", l.dir), "if it is yours: supervise up --dir %s", quote(l.dir))
+		}
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("making %s: %w", l.dir, err)
+	}
+	mark := []byte(rand.Text())
+	if err := os.WriteFile(here, mark, 0o600); err != nil {
+		return fmt.Errorf("making %s: %w", here, err)
+	}
+	if state != "" { // what cannot be kept there has to be named again
+		_ = errors.Join(os.MkdirAll(filepath.Dir(there), 0o700), os.WriteFile(there, mark, 0o600))
+	}
+	return nil
+}
 
 // settle makes what is missing and leaves what is there.
 func (l layout) settle() error {
@@ -172,8 +211,8 @@ func (a *app) up(ctx context.Context, o upOptions) error {
 		}
 	}
 	l := layout{o.dir}
-	if err := os.MkdirAll(l.dir, 0o755); err != nil {
-		return fmt.Errorf("making %s: %w", l.dir, err)
+	if err := l.own(a.stateDir(), o.named); err != nil {
+		return err
 	}
 	cert, key, err := ensureCA(l.ca())
 	if err != nil {
