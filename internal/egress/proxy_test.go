@@ -752,6 +752,60 @@ func TestBodyLeftUnread(t *testing.T) {
 	}
 }
 
+// TestRefusedWithALargeBody: whoever sends all of it before he reads has the refusal, and so has he who waits for it in the middle.
+func TestRefusedWithALargeBody(t *testing.T) {
+	p := newEchoWorld(t).start(table1, true, Options{})
+	piece := strings.Repeat("a", 1<<20)
+	for _, tt := range []struct {
+		name, header  string
+		before, after int // pieces
+	}{
+		{"large", "Content-Length: 33554432\r\n", 32, 0},
+		{"chunked", "Transfer-Encoding: chunked\r\n", 32, 0},
+		{"in the middle", "Content-Length: 33554432\r\n", 1, 31},
+		{"in the middle, chunked", "Transfer-Encoding: chunked\r\n", 1, 31},
+	} {
+		for _, scheme := range []string{"http", "https"} {
+			var c net.Conn
+			uri := "http://new.example.com/"
+			if scheme == "http" {
+				c = p.raw("")
+			} else {
+				raw, _ := p.connectTo("new.example.com:443")
+				c, uri = tls.Client(raw, &tls.Config{ServerName: "new.example.com", RootCAs: p.caPool}), "/"
+			}
+			send := func(n int) {
+				for range n {
+					text := piece
+					if strings.Contains(tt.header, "chunked") {
+						text = fmt.Sprintf("%x\r\n%s\r\n", len(piece), piece)
+					}
+					if _, err := io.WriteString(c, text); err != nil {
+						t.Fatalf("%s %s: sending: %v", scheme, tt.name, err)
+					}
+				}
+			}
+			io.WriteString(c, "POST "+uri+" HTTP/1.1\r\nHost: new.example.com\r\n"+tt.header+"\r\n")
+			send(tt.before)
+			res, err := http.ReadResponse(bufio.NewReader(c), nil)
+			if err != nil {
+				t.Fatalf("%s %s: %v", scheme, tt.name, err)
+			}
+			if status, kind, body := answer(t, res); status != 403 || kind != "host" || !strings.Contains(body, "egress-block") || !res.Close {
+				t.Errorf("%s %s = %d %q %q, close %v; want 403 host, and the connection's end", scheme, tt.name, status, kind, body, res.Close)
+			}
+			send(tt.after)
+			c.Close()
+		}
+	}
+	if err := p.stop(); err != nil {
+		t.Error(err)
+	}
+	if log := p.log.String(); strings.Contains(log, "panic") {
+		t.Errorf("the proxy panicked:\n%s", log)
+	}
+}
+
 // TestOriginCertificate: the proxy checks what the client no longer can.
 func TestOriginCertificate(t *testing.T) {
 	w := newEchoWorld(t)

@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"strconv"
 	"strings"
+	"time"
 	"unicode"
 	"unicode/utf8"
 
@@ -118,23 +120,42 @@ func (p *Proxy) refuse(w http.ResponseWriter, r *http.Request, scheme string, to
 		what = r.Method + " " + scheme + "://" + to.authority(scheme) + safetext.Line(rawPath(r), 200)
 	}
 	p.log.Info("refused", "kind", ref.kind, "host", to.host, "port", to.port, "scheme", scheme)
-	p.answer(w, ref, what)
+	p.answer(w, r, ref, what)
 }
 
 // badRequest refuses what names no target.
 func (p *Proxy) badRequest(w http.ResponseWriter, r *http.Request, why, mend string) {
 	p.log.Info("refused", "kind", KindRequest)
-	p.answer(w, &refusal{kind: KindRequest, why: why, mend: mend}, r.Method)
+	p.answer(w, r, &refusal{kind: KindRequest, why: why, mend: mend}, r.Method)
 }
 
-func (p *Proxy) answer(w http.ResponseWriter, ref *refusal, what string) {
+// A refusal reaches also whoever sends all of a large body before he reads: what comes is read for a while. net/http reads so
+// much by itself.
+const (
+	readByServer = 256 << 10
+	readOn       = 64 << 20
+)
+
+func (p *Proxy) answer(w http.ResponseWriter, r *http.Request, ref *refusal, what string) {
 	h := w.Header()
+	rc := http.NewResponseController(w)
+	more := (r.ContentLength < 0 || r.ContentLength > readByServer) && r.Header.Get("Expect") == "" && rc.EnableFullDuplex() == nil
+	if more {
+		h.Set("Connection", "close")
+	}
 	h.Set("Content-Type", "text/plain; charset=utf-8")
 	h.Set("Cache-Control", "no-store")
 	h.Set("X-Content-Type-Options", "nosniff")
 	h.Set(Header, string(ref.kind))
+	text := ref.text(what)
+	h.Set("Content-Length", strconv.Itoa(len(text))) // the answer ends before we return
 	w.WriteHeader(ref.status())
-	io.WriteString(w, ref.text(what))
+	io.WriteString(w, text)
+	if more {
+		rc.Flush()
+		rc.SetReadDeadline(time.Now().Add(p.opts.Timings.Header))
+		io.CopyN(io.Discard, r.Body, readOn)
+	}
 }
 
 func writeJSON(w http.ResponseWriter, v any) {
