@@ -1,6 +1,7 @@
 package apply
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -470,5 +471,18 @@ func TestExecuteKillsTheGroup(t *testing.T) {
 		if pid, err := strconv.Atoi(strings.TrimSpace(string(out.text))); err == nil && pid > 1 {
 			_ = syscall.Kill(pid, syscall.SIGKILL)
 		}
+	}
+}
+
+// TestExecuteLeavesWhatGoesOn: a command that exits 0 has done what it was to do, though something it started goes on and holds its output.
+func TestExecuteLeavesWhatGoesOn(t *testing.T) {
+	var out bytes.Buffer
+	err := execute(t.Context(), []string{"sh", "-c", "sleep 600 & echo $!"}, &out, &out)
+	pid, perr := strconv.Atoi(strings.TrimSpace(out.String()))
+	if perr != nil || pid <= 1 {
+		t.Fatalf("it said %q", out.String())
+	}
+	if kerr := syscall.Kill(pid, syscall.SIGKILL); err != nil || kerr != nil {
+		t.Errorf("execute = %v; ending what it started: %v", err, kerr)
 	}
 }

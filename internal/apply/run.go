@@ -27,6 +27,9 @@ func execute(ctx context.Context, argv []string, stdout, stderr io.Writer) error
 	cmd.WaitDelay = 2 * time.Second
 	err := cmd.Run()
 	if ctx.Err() == nil {
+		if errors.Is(err, exec.ErrWaitDelay) {
+			return nil // it exited 0, and what it has started goes on and holds its output
+		}
 		return err
 	}
 	if cmd.Process != nil {
