@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"os"
 	"slices"
 	"strings"
 
@@ -22,6 +23,10 @@ func (l *Local) Undo(ctx context.Context, bottle string, p payload.Payload, imag
 	for _, im := range slices.Backward(images) {
 		if !im.changed() {
 			continue
+		}
+		if now, moved := j.moved(im); moved {
+			return Result{}, &Failure{Undo: true, Step: "check", Kind: im.Kind, Path: im.Path, Left: []string{now},
+				Err: fmt.Errorf("what was changed is %s, and that is no longer the %s file of bottle %s", im.Real, im.Kind, bottle)}
 		}
 		w, sha, err := restore(im, p.Host)
 		if err != nil {
@@ -67,6 +72,26 @@ func (l *Local) Undo(ctx context.Context, bottle string, p payload.Payload, imag
 		return fail(f)
 	}
 	return res, nil
+}
+
+// moved tells whether a target's file is another one now, and which: what is restored in the old one would change nothing.
+func (j *job) moved(im Image) (now string, _ bool) {
+	switch {
+	case im.Kind == KindEgress && j.cfg.Egress != nil:
+		now = j.cfg.Egress.File
+	case im.Kind == KindPipelock && j.cfg.Pipelock != nil:
+		now = j.cfg.Pipelock.File
+	case im.Kind == KindDockerfile && j.cfg.Capability != nil:
+		now = j.cfg.Capability.File
+	default:
+		return "", false // nobody names another
+	}
+	if real, err := resolve(now); err == nil && real == im.Real {
+		return "", false
+	}
+	a, aerr := os.Stat(now)
+	b, berr := os.Stat(im.Real)
+	return now, aerr != nil || berr != nil || !os.SameFile(a, b)
 }
 
 // restore plans the undo of one target: a write, or nil when the file is as it should be, and the hash the file will

@@ -5,10 +5,12 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 
+	"github.com/bot-bottle/supervise/internal/config"
 	"github.com/bot-bottle/supervise/internal/payload"
 	"github.com/bot-bottle/supervise/internal/routes"
 	"github.com/bot-bottle/supervise/queue"
@@ -106,6 +108,76 @@ func TestUndoRefuses(t *testing.T) {
 			w.is(w.img, img)
 		})
 	}
+}
+
+// TestUndoOfAMovedFile: what would be restored in a file that is no longer the target would change nothing for the bottle.
+func TestUndoOfAMovedFile(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		move func(w *world, path string) (now string) // path is a symbolic link to w.gate's old file
+	}{
+		{"the link points elsewhere", func(w *world, path string) string {
+			now := filepath.Join(w.dir, "next.yaml")
+			w.write(now, w.read(path))
+			if err := errors.Join(os.Remove(path), os.Symlink(now, path)); err != nil {
+				w.t.Fatal(err)
+			}
+			return path
+		}},
+		{"the link became a file", func(w *world, path string) string {
+			text := w.read(path)
+			if err := os.Remove(path); err != nil {
+				w.t.Fatal(err)
+			}
+			w.write(path, text)
+			return path
+		}},
+		{"the configuration names another", func(w *world, path string) string {
+			now := filepath.Join(w.dir, "next.yaml")
+			w.write(now, w.read(path))
+			w.cfg.Pipelock = &config.Pipelock{File: now}
+			return now
+		}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			w := newWorld(t)
+			link := filepath.Join(w.dir, "link.yaml")
+			if err := os.Symlink(w.gate, link); err != nil {
+				t.Fatal(err)
+			}
+			w.cfg.Pipelock = &config.Pipelock{File: link}
+			p := route(t, "api.github.com", "/repos/")
+			_, ims, err := w.apply(p)
+			if err != nil {
+				t.Fatal(err)
+			}
+			now := tt.move(w, link)
+			_, err = w.hand.Undo(t.Context(), "web", p, ims, nil)
+			if f := failure(t, err); f.Step != "check" || !f.Undo || !slices.Equal(f.Left, []string{now}) || len(f.Restored) != 0 {
+				t.Errorf("Undo = %+v; want %s left, and nothing restored", f, now)
+			}
+			w.is(w.egress, routesAfter)
+			w.is(w.gate, gateAfter)
+			w.is(now, gateAfter)
+		})
+	}
+	t.Run("the same file by another way", func(t *testing.T) {
+		w := newWorld(t)
+		p := route(t, "api.github.com", "/repos/")
+		_, ims, err := w.apply(p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		moved := filepath.Join(w.dir, "moved")
+		if err := errors.Join(os.Rename(filepath.Dir(w.gate), moved), os.Symlink(moved, filepath.Dir(w.gate))); err != nil {
+			t.Fatal(err)
+		}
+		if res, err := w.hand.Undo(t.Context(), "web", p, ims, nil); err != nil || res.Outcome != queue.Live {
+			t.Errorf("Undo = %+v, %v; want live", res, err)
+		}
+		w.is(w.egress, routesYAML)
+		w.is(w.gate, gateYAML)
+	})
 }
 
 // Taking authority away fails closed, and can be done again.
