@@ -184,9 +184,17 @@ func (l *Ledger) appendLocked(e LedgerEntry) (err error) {
 func writeLine(f *os.File, end int64, last LedgerEntry, e LedgerEntry) (LedgerEntry, int64, error) {
 	e.At = e.At.UTC().Truncate(time.Microsecond) // what JSON keeps, so that the hash can be computed again
 	e.Seq, e.Prev = last.Seq+1, last.Hash
-	e.Hash = e.sum()
 	b, err := json.Marshal(e)
+	var read LedgerEntry // as Verify will have it: text that is not UTF-8 comes back as what JSON makes of it
+	if err == nil {
+		err = json.Unmarshal(b, &read)
+	}
 	if err != nil {
+		return e, end, fmt.Errorf("encoding a ledger line: %w", err)
+	}
+	e = read
+	e.Hash = e.sum()
+	if b, err = json.Marshal(e); err != nil {
 		return e, end, fmt.Errorf("encoding a ledger line: %w", err)
 	}
 	if len(b) >= maxLine {

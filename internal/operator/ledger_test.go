@@ -84,6 +84,22 @@ func TestLedgerChain(t *testing.T) {
 	}
 }
 
+// TestLedgerOfInvalidText: a line holds whatever bytes a terminal, a host name or a path had, as UTF-8, and verifies.
+func TestLedgerOfInvalidText(t *testing.T) {
+	l := newLedger(t)
+	e := LedgerEntry{Event: EventDecided, Bottle: "web", By: "m\xfcller@host", Notes: "caf\xe9", Error: "\xff\xff", Targets: []LedgerTarget{{Path: "/b\xfccher"}}}
+	if err := l.Append(t.Context(), e); err != nil {
+		t.Fatal(err)
+	}
+	appendN(t, l, 1)
+	if r := verify(t, l, ""); !r.OK() || r.Entries != 2 {
+		t.Errorf("Verify = %+v, want OK with 2 entries", r)
+	}
+	if got := entries(t, l)[1]; got.By != "m\ufffdller@host" || got.Notes != "caf\ufffd" {
+		t.Errorf("the line is %+v", got)
+	}
+}
+
 func TestLedgerShowsTampering(t *testing.T) {
 	lines := func(b []byte) [][]byte { return bytes.SplitAfter(bytes.TrimSuffix(b, []byte("\n")), []byte("\n")) }
 	tests := []struct {
