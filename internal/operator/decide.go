@@ -7,6 +7,7 @@ import (
 	"io"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 	"unicode/utf8"
 
@@ -197,12 +198,12 @@ func decidedBy(ref Ref, rec *Record) error {
 	return &DecidedError{Ref: ref, Status: rec.Status, By: rec.By, Via: rec.Via, At: rec.At}
 }
 
-// claim starts a new attempt.
+// claim starts a new attempt. Of notes the agent gets what is UTF-8: a terminal, or a form, may send other bytes.
 func (d *Desk) claim(e queue.Entry, last *Record, status queue.Status, notes string) *Record {
 	p := e.Proposal
 	rec := &Record{
 		ID: p.ID, Bottle: p.Bottle, Tool: p.Tool, Proposed: safetext.Untrusted(p.ProposedFile), ProposalSHA256: proposalSHA256(p),
-		Attempt: 1, State: Claimed, By: d.opts.By, Via: d.opts.Via, At: time.Now().UTC().Truncate(time.Microsecond), Status: status, Notes: safetext.Untrusted(notes),
+		Attempt: 1, State: Claimed, By: d.opts.By, Via: d.opts.Via, At: time.Now().UTC().Truncate(time.Microsecond), Status: status, Notes: safetext.Untrusted(strings.ToValidUTF8(notes, "\ufffd")),
 	}
 	if last != nil {
 		rec.Attempt = last.Attempt + 1

@@ -434,6 +434,28 @@ func TestReject(t *testing.T) {
 	}
 }
 
+// TestNotesThatAreNotUTF8: a note from a terminal with another encoding reaches the agent at once, with what can be sent of it.
+func TestNotesThatAreNotUTF8(t *testing.T) {
+	r := newRig(t)
+	d := r.desk("ann@host")
+	ref := r.put(egressFor("registry.npmjs.org", "/"))
+	p := r.show(d, ref)
+	if _, err := d.Approve(t.Context(), ref, Decision{Digest: p.Digest, Accept: p.Dangers(), Notes: "caf\xe9"}); err != nil {
+		t.Error(err)
+	}
+	if got := r.response(ref); got == nil || got.Status != queue.Approved || got.Notes != "caf\ufffd" {
+		t.Errorf("response = %+v", got)
+	}
+	ref = r.put(egressFor("b.example.com", "/"))
+	if _, err := d.Reject(t.Context(), ref, "caf\xe9"); err != nil {
+		t.Error(err)
+	}
+	if got := r.response(ref); got == nil || got.Status != queue.Rejected || got.Notes != "caf\ufffd" {
+		t.Errorf("response = %+v", got)
+	}
+	r.audit(d)
+}
+
 // Another program's answer is final: before we decide, and between our applying and our answering.
 func TestForeign(t *testing.T) {
 	t.Run("before", func(t *testing.T) {
