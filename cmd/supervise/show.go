@@ -103,8 +103,10 @@ func (a *app) preview(p *operator.Preview, st style) string {
 	findings(s, p.Findings)
 	targets(s, p)
 	files(s, p)
-	s.heading("the agent says (nobody has checked it)")
-	s.WriteString(st.fence(p.Justification.String()))
+	if p.Justification != "" { // else its mailbox has it no more
+		s.heading("the agent says (nobody has checked it)")
+		s.WriteString(st.fence(p.Justification.String()))
+	}
 	if p.Digest != "" {
 		s.WriteByte('\n')
 		s.field("digest", p.Digest)

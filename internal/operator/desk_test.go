@@ -22,6 +22,7 @@ import (
 	"github.com/bot-bottle/supervise/internal/apply"
 	"github.com/bot-bottle/supervise/internal/config"
 	"github.com/bot-bottle/supervise/internal/payload"
+	"github.com/bot-bottle/supervise/internal/safetext"
 	"github.com/bot-bottle/supervise/queue"
 )
 
@@ -1362,6 +1363,56 @@ func TestFind(t *testing.T) {
 	}
 	if got, err := d.Find(t.Context(), string(a.ID[:max(4, common)])); err != nil || got != b {
 		t.Errorf("Find of a prefix that one open proposal has = %v, %v, want the open one", got, err)
+	}
+}
+
+// TestShowsWhatWasDecided: whatever has become of a decided proposal in its mailbox, what is shown beside the decision is what was decided.
+func TestShowsWhatWasDecided(t *testing.T) {
+	r := newRig(t)
+	d := r.desk("ann@host")
+	ref := r.put(egressFor("a.example.com", "/"))
+	if _, err := r.approve(d, ref); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(r.root, "web", string(ref.ID)+".proposal.json")
+	text := string(read(t, path))
+	forge := func(key, value string) string {
+		m := map[string]string{}
+		if err := json.Unmarshal([]byte(text), &m); err != nil {
+			t.Fatal(err)
+		}
+		m[key] = value
+		m["current_file_hash"] = queue.Hash(m["proposed_file"])
+		b, err := json.Marshal(m)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(b)
+	}
+	for name, now := range map[string]string{"as it was": text, "another payload": forge("proposed_file", `{"host":"harmless.example"}`), "another justification": forge("justification", "forged"), "no JSON": "{", "gone": ""} {
+		if now == "" {
+			if err := os.Remove(path); err != nil {
+				t.Fatal(err)
+			}
+		} else {
+			r.write(path, now)
+		}
+		p, err := d.Show(t.Context(), ref, nil)
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		want := safetext.Untrusted("")
+		if now == text {
+			want = "the build needs it"
+		}
+		if p.State != Decided || p.Summary != "allow a.example.com /" || p.Justification != want || p.Decision == nil || p.Decision.By != "ann@host" {
+			t.Errorf("%s: Show = %+v", name, p)
+		}
+		r.write(path, text)
+	}
+	if _, err := d.Undo(t.Context(), ref, nil); err != nil {
+		t.Error(err)
 	}
 }
 

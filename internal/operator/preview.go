@@ -8,7 +8,9 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
+	"time"
 
 	"github.com/aymanbagabas/go-udiff"
 
@@ -34,9 +36,16 @@ type considered struct {
 }
 
 // Show is everything about one proposal: open or decided. With edited it is the preview of applying that
-// instead of what was proposed.
+// instead of what was proposed. Of what was decided here it is what the record has, if its mailbox has it no more, or another in its place.
 func (d *Desk) Show(ctx context.Context, ref Ref, edited *string) (*Preview, error) {
 	e, err := d.entry(ctx, ref)
+	_, bad := errors.AsType[*queue.BadError](err)
+	if err == nil || bad || errors.Is(err, ErrNotFound) {
+		rec, rerr := d.store.record(ref)
+		if rerr == nil && rec != nil && (rec.State == Answered || rec.State == Undone) && (err != nil || proposalSHA256(e.Proposal) != rec.ProposalSHA256) {
+			return remembered(rec), nil
+		}
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -45,6 +54,23 @@ func (d *Desk) Show(ctx context.Context, ref Ref, edited *string) (*Preview, err
 		return nil, err
 	}
 	return c.Preview, nil
+}
+
+// remembered is the preview of a decision alone. The agent's words were in the proposal; when that came, its id tells.
+func remembered(rec *Record) *Preview {
+	p := &Preview{
+		Item: Item{Ref: Ref{rec.Bottle, rec.ID}, Tool: rec.Tool, Summary: safetext.Untrusted(rec.Tool), ArrivedAt: rec.At,
+			Connected: Unknown, Findings: []Finding{}, State: Decided},
+		Proposed: rec.Proposed, Decision: rec,
+	}
+	if q, err := payload.Parse(rec.Tool, rec.Proposed.Raw()); err == nil {
+		p.Summary, p.Host = safetext.Untrusted(q.Summary()), safetext.Untrusted(q.Host)
+	}
+	if ms, err := strconv.ParseInt(strings.ReplaceAll(string(rec.ID), "-", "")[:12], 16, 64); err == nil && ms < rec.At.UnixMilli() {
+		p.ArrivedAt = time.UnixMilli(ms).UTC()
+	}
+	p.Age = max(time.Since(p.ArrivedAt), 0)
+	return p
 }
 
 func (d *Desk) entry(ctx context.Context, ref Ref) (queue.Entry, error) {

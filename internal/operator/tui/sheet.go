@@ -155,7 +155,7 @@ func (s *sheet) preview(p *operator.Preview) {
 	}
 	s.targets(p)
 	s.files(p)
-	if long || p.Decision != nil {
+	if long || p.Decision != nil && says != "" { // its mailbox may have it no more
 		s.heading("the agent says (nobody has checked it)")
 		s.fence("", says, 0)
 	}

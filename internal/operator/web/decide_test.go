@@ -3,6 +3,8 @@ package web_test
 import (
 	"net/http"
 	"net/url"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -39,6 +41,25 @@ func TestApproveAndUndo(t *testing.T) {
 	}
 	c.get("/history").want(200, "approved", "applied: live", "undone", "allow registry.npmjs.org /react")
 	c.get("/ledger").want(200, "The chain holds", "3 lines")
+}
+
+// TestUndoOfWhatIsPruned: a mailbox keeps what was answered for 30 days. After that its decision is shown, and can be undone, all the same.
+func TestUndoOfWhatIsPruned(t *testing.T) {
+	r := newRig(t)
+	c := r.client()
+	ref := r.put(withPaths("registry.npmjs.org", "/react"))
+	c.get(path(ref)).submit("decide", "", nil).want(200, "approved by ann@host (web)")
+	if err := r.boxes["web"].Archive(t.Context(), ref.ID); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.RemoveAll(filepath.Join(r.root, "web", "processed")); err != nil {
+		t.Fatal(err)
+	}
+	page := c.get(path(ref)).want(200, "allow registry.npmjs.org /react", "approved by ann@host (web)", "Undo this change").wantNot("The agent says")
+	page.submit("undo", "", nil).want(200, "Undone by ann@host").wantNot("Undo this change")
+	if got := r.read("web", "egress/routes.yaml"); got != baseRoutes {
+		t.Errorf("after undo routes.yaml is\n%s", got)
+	}
 }
 
 func withPaths(host string, paths ...string) (string, payload.Payload, error) {
