@@ -1416,6 +1416,34 @@ func TestShowsWhatWasDecided(t *testing.T) {
 	}
 }
 
+// TestForgottenIsFound: what was decided for a bottle whose mailbox is gone is shown and taken back by its id, as history has it.
+func TestForgottenIsFound(t *testing.T) {
+	r := newRig(t)
+	d := r.desk("ann@host")
+	ref := r.put(egressFor("a.example.com", "/"))
+	if _, err := r.approve(d, ref); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.box.Archive(t.Context(), ref.ID); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(r.box.Close(), d.Forget(t.Context(), "web")); err != nil {
+		t.Fatal(err)
+	}
+	got, err := d.Find(t.Context(), string(ref.ID))
+	if err != nil || got != ref {
+		t.Fatalf("Find = %v, %v", got, err)
+	}
+	p := r.show(d, got)
+	if p.State != Decided || p.Decision == nil || !p.Decision.Undoable() || p.Summary != "allow a.example.com /" || time.Since(p.ArrivedAt).Abs() > time.Hour {
+		t.Errorf("Show = %+v, want a decision that can be undone", p)
+	}
+	if _, err := d.Undo(t.Context(), got, nil); err != nil {
+		t.Error(err)
+	}
+	r.wantRoutes(baseRoutes)
+}
+
 // What is wrong in one mailbox is reported, and in nobody's way.
 func TestSnapshotOfHostileMailboxes(t *testing.T) {
 	r := newRig(t)

@@ -419,6 +419,7 @@ func (d *Desk) Find(ctx context.Context, prefix string) (Ref, error) {
 		if bottles, err = d.opts.Inbox.Bottles(ctx); err != nil {
 			return Ref{}, fmt.Errorf("listing the mailboxes under %s: %w", d.opts.Root, err)
 		}
+		bottles = append(bottles, d.store.bottles()...) // also those whose mailbox is gone
 	}
 	var open, decided []Ref
 	for _, b := range bottles {
@@ -452,6 +453,25 @@ func compact(refs []Ref) []Ref {
 		return cmp.Or(strings.Compare(a.Bottle, b.Bottle), strings.Compare(string(a.ID), string(b.ID)))
 	})
 	return slices.Compact(refs)
+}
+
+// bottles lists those that have records.
+func (s *store) bottles() []string {
+	root, err := s.at()
+	if err != nil {
+		return nil
+	}
+	entries, err := fs.ReadDir(root.FS(), ".")
+	if err != nil {
+		return nil
+	}
+	var out []string
+	for _, e := range entries {
+		if e.IsDir() && queue.CheckSlug(e.Name()) == nil {
+			out = append(out, e.Name())
+		}
+	}
+	return out
 }
 
 func (s *store) recorded(bottle, prefix string) []Ref {
