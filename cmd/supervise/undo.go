@@ -66,7 +66,7 @@ func notUndone(ctx context.Context, d *desk, ref operator.Ref, err error) error 
 	case p.Decision == nil:
 		return hint(err, "supervise reject %s says no to it", ref)
 	case p.Decision.State == operator.Undone:
-		return &operator.DecidedError{Ref: ref, Status: "undone", By: p.Decision.UndoneBy, Via: p.Decision.Via, At: p.Decision.UndoneAt}
+		return &operator.DecidedError{Ref: ref, Status: operator.StatusUndone, By: p.Decision.UndoneBy, Via: p.Decision.Via, At: p.Decision.UndoneAt}
 	case p.Decision.State == operator.Answered:
 		return hint(err, "") // nothing was changed, so there is nothing to do
 	}

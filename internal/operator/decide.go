@@ -366,13 +366,19 @@ func isOurs(rec *Record, have queue.Response) bool {
 	return have.Status == want.Status && have.Notes == want.Notes && have.FinalFile == want.FinalFile && have.Digest == want.Digest && have.DecidedAt.Equal(want.DecidedAt)
 }
 
-// remember keeps the decision for a later retry of the same question.
+// remember keeps the decision for a later retry of the same question, or that it was taken back, if none came since.
 func (d *Desk) remember(rec *Record) {
 	q, err := payload.Parse(rec.Tool, rec.Proposed.Raw())
 	if err != nil {
 		return // malformed, and rejected: there is no question to ask again
 	}
 	e := Earlier{ID: rec.ID, Status: rec.Status, Notes: rec.Notes, At: rec.At, By: rec.By}
+	if rec.State == Undone {
+		if last := d.store.earlier(rec.Bottle, rec.Tool, q.Canonical()); last != nil && last.ID != rec.ID {
+			return
+		}
+		e = Earlier{ID: rec.ID, Status: StatusUndone, At: rec.UndoneAt, By: rec.UndoneBy}
+	}
 	if err := d.store.setEarlier(rec.Bottle, rec.Tool, q.Canonical(), e); err != nil {
 		d.log.Warn("remembering a decision for retries", "bottle", rec.Bottle, "id", rec.ID, "err", err)
 	}

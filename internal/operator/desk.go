@@ -118,10 +118,13 @@ type Item struct {
 	Abandoned bool               `json:"abandoned,omitempty"`
 }
 
+// StatusUndone stands for a decision that was taken back, where who did that, and when, is said beside it.
+const StatusUndone queue.Status = "undone"
+
 // Earlier is a decision made before on the same question.
 type Earlier struct {
 	ID     queue.ID           `json:"id"`
-	Status queue.Status       `json:"status"`
+	Status queue.Status       `json:"status"` // or StatusUndone
 	Notes  safetext.Untrusted `json:"notes,omitempty"`
 	At     time.Time          `json:"at"`
 	By     string             `json:"by"`

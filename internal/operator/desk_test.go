@@ -1120,6 +1120,40 @@ func TestUndo(t *testing.T) {
 	}
 }
 
+// TestRetryAfterUndo: of the same question it is said that what was approved was undone, and by whom; but not once it was decided again.
+func TestRetryAfterUndo(t *testing.T) {
+	r := newRig(t)
+	d := r.desk("ann@host")
+	retry := func(want queue.Status, by string, of Ref) Ref {
+		t.Helper()
+		ref := r.put(egressFor("registry.npmjs.org", "/"))
+		if was := r.show(d, ref).Retry; was == nil || was.Status != want || was.By != by || was.ID != of.ID || was.At.IsZero() {
+			t.Errorf("asked again: %+v, want %s by %s", was, want, by)
+		}
+		return ref
+	}
+	first := r.put(egressFor("registry.npmjs.org", "/"))
+	if _, err := r.approve(d, first); err != nil {
+		t.Fatal(err)
+	}
+	second := retry(queue.Approved, "ann@host", first)
+	if _, err := d.Reject(t.Context(), second, ""); err != nil {
+		t.Fatal(err)
+	}
+	third := retry(queue.Rejected, "ann@host", second)
+	if _, err := r.desk("bob@host").Undo(t.Context(), first, nil); err != nil {
+		t.Fatal(err)
+	}
+	retry(queue.Rejected, "ann@host", second)
+	if _, err := r.approve(d, third); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.desk("bob@host").Undo(t.Context(), third, nil); err != nil {
+		t.Fatal(err)
+	}
+	retry(StatusUndone, "bob@host", third)
+}
+
 // A hostile sidecar puts something that is no response in the response's place. Nothing is applied then; and if it comes while we apply,
 // the operator can take the change back.
 func TestResponseInTheWay(t *testing.T) {

@@ -81,6 +81,7 @@ func (d *Desk) undo(ctx context.Context, ref Ref, progress io.Writer) (*Result, 
 	if err := d.store.save(rec); err != nil {
 		return nil, err
 	}
+	d.remember(rec)
 	return undone(rec, res), nil
 }
 
