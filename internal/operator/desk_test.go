@@ -1260,6 +1260,58 @@ func TestResponseInTheWay(t *testing.T) {
 	}
 }
 
+// TestTakingBackThatFails: an unanswered change that cannot be taken back yet, so that nothing was touched, can be later.
+func TestTakingBackThatFails(t *testing.T) {
+	r := newRig(t)
+	d := r.desk("ann@host")
+	first, second := r.put(egressFor("registry.npmjs.org", "/a/")), r.put(egressFor("registry.npmjs.org", "/b/"))
+	path := filepath.Join(r.root, "web", string(first.ID)+".response.json")
+	r.step = func(name string) error {
+		if name == "respond" {
+			return os.Mkdir(path, 0o700)
+		}
+		return nil
+	}
+	if _, err := r.approve(d, first); err == nil {
+		t.Fatal("approved with something in the way")
+	}
+	r.step = nil
+	if _, err := r.approve(d, second); err != nil {
+		t.Fatal(err)
+	}
+	both := string(read(t, r.routes))
+	if _, err := d.Undo(t.Context(), first, nil); err == nil {
+		t.Error("undone, though the entry was widened since")
+	}
+	r.wantRoutes(both)
+	ctx, cancel := context.WithCancel(t.Context())
+	unlock, err := r.hand().Lock(t.Context(), []string{r.routes})
+	if err != nil {
+		t.Fatal(err)
+	}
+	cancel()
+	if _, err := d.Undo(ctx, first, nil); !errors.Is(err, context.Canceled) {
+		t.Errorf("undoing while the file is locked: %v", err)
+	}
+	unlock()
+	if done, err := d.Recover(t.Context()); len(done) != 0 || err == nil {
+		t.Errorf("Recover = %+v, %v; want something in the way still", done, err)
+	}
+	if rec, err := d.store.record(first); err != nil || rec.State != Applied {
+		t.Errorf("record = %+v, %v; want it applied still", rec, err)
+	}
+	for _, ref := range []Ref{second, first} {
+		if _, err := d.Undo(t.Context(), ref, nil); err != nil {
+			t.Error(err)
+		}
+	}
+	r.wantRoutes(baseRoutes)
+	if rec, err := d.store.record(first); err != nil || rec.State != RecordFailed {
+		t.Errorf("record = %+v, %v; want it open again", rec, err)
+	}
+	r.audit(d)
+}
+
 // Killed at any step of taking an unanswered change back: in the end it is in force and answered, or taken back and open.
 func TestCrashInTakingBack(t *testing.T) {
 	for n := 1; ; n++ {

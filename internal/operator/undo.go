@@ -154,6 +154,10 @@ func (d *Desk) takeBack(ctx context.Context, rec *Record, progress io.Writer) (*
 	if slices.ContainsFunc(rec.Targets, func(t RecordTarget) bool { return t.BeforeSHA256 != t.AfterSHA256 }) {
 		var err error
 		if res, err = d.restore(ctx, rec, progress); err != nil {
+			if f, ok := errors.AsType[*apply.Failure](err); ok && len(f.Restored) == 0 || !ok && ctx.Err() != nil {
+				rec.State = Applied // nothing was touched: it holds still
+				err = errors.Join(err, d.store.save(rec))
+			}
 			return nil, err
 		}
 	}
