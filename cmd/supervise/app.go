@@ -219,7 +219,7 @@ func interruptible(ctx context.Context) (context.Context, context.CancelFunc) {
 }
 
 // catchPipe makes a reader of our output that goes away an error, where the signal would end us with things still to be
-// cleared away. Caught, not ignored: programs that we run would inherit that.
+// done, or cleared away. Caught, not ignored: programs that we run would inherit that.
 func catchPipe() (stop func()) {
 	pipe := make(chan os.Signal, 1)
 	signal.Notify(pipe, syscall.SIGPIPE)

@@ -167,7 +167,9 @@ func (a *app) approve(cmd *cobra.Command, d *desk, ref operator.Ref, edited *str
 	dec.Progress = progress
 	ctx, stop := interruptible(cmd.Context())
 	defer stop()
+	whole := catchPipe()
 	res, err := d.Approve(ctx, ref, dec)
+	whole()
 	progress.Flush()
 	if stale, ok := errors.AsType[*operator.StaleError](err); ok {
 		if perr := a.changed(p, stale.Preview); perr != nil {

@@ -31,7 +31,9 @@ The agent is not told. Its next request is refused, and it asks again.`,
 			progress := &lineWriter{w: a.err}
 			ctx, stop := interruptible(cmd.Context())
 			defer stop()
+			whole := catchPipe()
 			res, err := d.Undo(ctx, ref, progress)
+			whole()
 			progress.Flush()
 			if errors.Is(err, operator.ErrNotUndoable) {
 				return notUndone(cmd.Context(), d, ref, err)
