@@ -3,7 +3,7 @@
 // who decides, and why, is the desk's affair (package operator), which may one day run elsewhere.
 //
 // A file is replaced only while its hash is the one that was read, by rename in its own directory with its
-// old mode and owner. A file is put back only while its hash is the one we wrote: a person's edit is
+// old mode, owner and access list. A file is put back only while its hash is the one we wrote: a person's edit is
 // never overwritten. Nothing here is undone by an error half-way: either the error says what was put back, or
 // it says exactly what could not be.
 //

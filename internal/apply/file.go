@@ -166,7 +166,7 @@ func (l *Local) replace(w write) (done bool, err error) {
 	return true, nil
 }
 
-// candidate writes and syncs the new content under the name tmp, with the mode and owner of the file it is to replace.
+// candidate writes and syncs the new content under the name tmp, with the mode, owner and access list of the file it is to replace.
 func (l *Local) candidate(w write, tmp string) error {
 	if err := ignoreMissing(os.Remove(tmp)); err != nil {
 		return explain(err, w)
@@ -189,6 +189,11 @@ func (l *Local) candidate(w write, tmp string) error {
 		}
 		if err := f.Chmod(mode); err != nil { // after chown, which may clear bits
 			return err
+		}
+		if w.was != "" {
+			if err := keepAccessList(f, w.real); err != nil { // after chmod, which would change it
+				return err
+			}
 		}
 		if _, err := f.Write(w.data); err != nil {
 			return err
@@ -215,6 +220,24 @@ func keepOwner(f *os.File, old fs.FileInfo) error {
 	}
 	if err := f.Chown(int(o.Uid), int(o.Gid)); err != nil {
 		return fmt.Errorf("keeping owner %d:%d: %w; run supervise as that user, or give the file to uid %d", o.Uid, o.Gid, err, os.Getuid())
+	}
+	return nil
+}
+
+const accessList = "system.posix_acl_access"
+
+// keepAccessList gives f the access list of the file it is to replace. Where that has none, f may have one from the directory.
+func keepAccessList(f *os.File, real string) error {
+	list := make([]byte, 64<<10) // the largest attribute that Linux has
+	n, err := unix.Lgetxattr(real, accessList, list)
+	switch {
+	case err == nil:
+		err = unix.Fsetxattr(int(f.Fd()), accessList, list[:n], 0)
+	case errors.Is(err, unix.ENODATA):
+		err = unix.Fremovexattr(int(f.Fd()), accessList)
+	}
+	if err != nil && !errors.Is(err, unix.ENODATA) && !errors.Is(err, unix.ENOTSUP) {
+		return fmt.Errorf("keeping the access list: %w", err)
 	}
 	return nil
 }

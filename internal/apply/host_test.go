@@ -3,6 +3,7 @@ package apply
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -13,6 +14,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -334,6 +336,57 @@ func TestKeepsOwner(t *testing.T) {
 	if st := info.Sys().(*syscall.Stat_t); st.Uid != 1234 || st.Gid != 2345 || info.Mode() != 0o604 {
 		t.Errorf("owner %d:%d, mode %v; want 1234:2345, 0604", st.Uid, st.Gid, info.Mode())
 	}
+}
+
+// TestKeepsAccessList: whoever may read a file by its access list may read what replaces it, and nobody else, whatever the directory hands on.
+func TestKeepsAccessList(t *testing.T) {
+	entry := func(tag, perm uint16, id uint32) []byte {
+		return binary.LittleEndian.AppendUint32(binary.LittleEndian.AppendUint16(binary.LittleEndian.AppendUint16(nil, tag), perm), id)
+	}
+	none := ^uint32(0)
+	list := func(mask uint16) []byte { // the owner reads and writes, user 1234 reads, and nobody else does
+		return slices.Concat([]byte{2, 0, 0, 0}, entry(1, 6, none), entry(2, 4, 1234), entry(4, 0, none), entry(0x10, mask, none), entry(0x20, 0, none))
+	}
+	get := func(path string) []byte {
+		b := make([]byte, 1<<10)
+		n, err := unix.Getxattr(path, accessList, b)
+		if errors.Is(err, unix.ENODATA) {
+			return nil
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		return b[:n]
+	}
+	w := newWorld(t)
+	if err := unix.Setxattr(w.egress, accessList, list(4), 0); errors.Is(err, unix.ENOTSUP) {
+		t.Skip("the file system has no access lists")
+	} else if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(os.Chmod(w.gate, 0o640), unix.Setxattr(filepath.Dir(w.gate), "system.posix_acl_default", list(4), 0)); err != nil {
+		t.Fatal(err)
+	}
+	p := route(t, "a.com")
+	_, ims, err := w.apply(p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	check := func() {
+		t.Helper()
+		if got := get(w.egress); !bytes.Equal(got, list(4)) {
+			t.Errorf("the access list is %x, want %x", got, list(4))
+		}
+		info, err := os.Stat(w.gate)
+		if err != nil || info.Mode() != 0o640 || get(w.gate) != nil {
+			t.Errorf("mode %v, access list %x, %v; want 0640 and none", info.Mode(), get(w.gate), err)
+		}
+	}
+	check()
+	if _, err := w.hand.Undo(t.Context(), "web", p, ims, nil); err != nil {
+		t.Fatal(err)
+	}
+	check()
 }
 
 // inMounts runs f on a thread with mounts of its own, which go with it.
