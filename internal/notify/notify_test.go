@@ -10,8 +10,10 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -315,6 +317,16 @@ func TestExec(t *testing.T) {
 	}
 	if err := Exec([]string{"true"}).Deliver(t.Context(), one()); err != nil {
 		t.Errorf("one that does not read its input: %v", err)
+	}
+	// One that exits 0, and leaves a child that shows it.
+	if err := Exec([]string{"sh", "-c", `sleep 30 & echo $! >"$0"`, out}).Deliver(t.Context(), one()); err != nil {
+		t.Errorf("one that leaves a child: %v", err)
+	}
+	if got, err = os.ReadFile(out); err != nil {
+		t.Fatal(err)
+	}
+	if pid, err := strconv.Atoi(strings.TrimSpace(string(got))); err != nil || pid <= 1 || syscall.Kill(pid, syscall.SIGKILL) != nil {
+		t.Errorf("the child is %q", got)
 	}
 }
 

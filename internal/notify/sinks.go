@@ -55,6 +55,9 @@ func (e execSink) Deliver(ctx context.Context, m Message) error {
 	if ctx.Err() == context.DeadlineExceeded {
 		return fmt.Errorf("it took longer than %v", e.most)
 	}
+	if errors.Is(err, exec.ErrWaitDelay) {
+		return nil // it exited 0
+	}
 	if err != nil && len(stderr.b) > 0 {
 		return fmt.Errorf("%w: %s", err, safetext.Line(strings.TrimSpace(string(stderr.b)), 300))
 	}
