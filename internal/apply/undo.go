@@ -47,25 +47,39 @@ func (l *Local) Undo(ctx context.Context, bottle string, p payload.Payload, imag
 		f.Undo, f.Restored = true, restored
 		return Result{}, f
 	}
+	// A step that fails keeps no other target from being restored: a proxy may be gone for good.
+	var first *Failure
+	failed := func(f *Failure) (crash bool) {
+		if first == nil || crashed(f.Err) {
+			first = f
+		}
+		return crashed(f.Err)
+	}
 	for i, im := range changed {
-		if w := writes[i]; w != nil {
-			done, err := j.replace(*w)
-			if done {
-				restored = append(restored, im.Path)
-			}
-			if err != nil {
-				return fail(&Failure{Step: "write", Kind: im.Kind, Path: im.Path, Err: err})
-			}
-			j.tell.say("%s: restored %s", im.Kind, im.Path)
-		} else {
+		w := writes[i]
+		if w == nil {
 			restored = append(restored, im.Path) // by an earlier undo, or by hand
+			continue
 		}
-		if im.Kind == KindDockerfile && !im.Existed {
-			continue // there is nothing to build
+		done, err := j.replace(*w)
+		if done {
+			restored = append(restored, im.Path)
+			j.tell.say("%s: restored %s", im.Kind, im.Path)
 		}
-		if f := j.activate(ctx, im); f != nil {
-			return fail(f)
+		if err != nil && failed(&Failure{Step: "write", Kind: im.Kind, Path: im.Path, Err: err}) {
+			return fail(first)
 		}
+	}
+	for _, im := range changed {
+		if !slices.Contains(restored, im.Path) || im.Kind == KindDockerfile && !im.Existed {
+			continue // there is nothing to reload, or to build
+		}
+		if f := j.activate(ctx, im); f != nil && failed(f) {
+			return fail(first)
+		}
+	}
+	if first != nil {
+		return fail(first)
 	}
 	res, f := j.outcome(ctx, changed, true)
 	if f != nil {

@@ -78,6 +78,51 @@ func TestUndo(t *testing.T) {
 	}
 }
 
+// TestUndoRestoresTheOther: a target that cannot be written, or whose proxy cannot be told, does not keep the other from being restored.
+func TestUndoRestoresTheOther(t *testing.T) {
+	p := route(t, "api.github.com", "/repos/")
+	for _, step := range []string{"egress reload", "egress write"} {
+		w := newWorld(t)
+		_, ims, err := w.apply(p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := []string{w.egress, w.gate}
+		switch step {
+		case "egress reload":
+			w.exec = func(argv []string) error {
+				if argv[0] == "reload-egress" {
+					return errors.New("no such container")
+				}
+				return nil
+			}
+		case "egress write":
+			// A directory in the candidate's place; it is not empty.
+			if err := os.MkdirAll(filepath.Join(filepath.Dir(w.egress), ".supervise-tmp-routes.yaml", "x"), 0o755); err != nil {
+				t.Fatal(err)
+			}
+			want = want[1:]
+		}
+		w.ran = nil
+		_, err = w.hand.Undo(t.Context(), "web", p, ims, nil)
+		if f := failure(t, err); f.Kind != KindEgress || f.Step != strings.Fields(step)[1] || !f.Undo || !slices.Equal(f.Restored, want) {
+			t.Errorf("%s: Undo = %+v; want %v restored", step, f, want)
+		}
+		w.is(w.gate, gateYAML)
+		if last := w.ran[len(w.ran)-1]; !strings.Contains(last, "gate-web") {
+			t.Errorf("%s: commands %v, want pipelock told too", step, w.ran)
+		}
+		w.exec = nil
+		if err := os.RemoveAll(filepath.Join(filepath.Dir(w.egress), ".supervise-tmp-routes.yaml")); err != nil {
+			t.Fatal(err)
+		}
+		if res, err := w.hand.Undo(t.Context(), "web", p, ims, nil); err != nil || res.Outcome != queue.Live {
+			t.Errorf("%s: Undo again = %+v, %v; want live", step, res, err)
+		}
+		w.is(w.egress, routesYAML)
+	}
+}
+
 func TestUndoRefuses(t *testing.T) {
 	for _, tt := range []struct {
 		name string
