@@ -116,7 +116,7 @@ func (d *Desk) approve(ctx context.Context, ref Ref, dec Decision) (_ *Result, r
 	ctx = context.WithoutCancel(ctx) // what is done is answered, whoever hangs up
 	if err != nil {
 		if ferr := d.failed(ctx, rec, err); ferr != nil {
-			return nil, nil, unfinished(ref, errors.Join(err, ferr))
+			return nil, nil, unfinished(ref, errors.Join(errors.New(err.Error()), ferr)) // an apply.Failure would say that it is open again
 		}
 		return nil, nil, fmt.Errorf("applying %s: %w", ref, err)
 	}

@@ -1744,6 +1744,31 @@ func TestFullDiskIsTold(t *testing.T) {
 	}
 }
 
+// TestFullDiskWhilePuttingBack: a change that did not hold, and whose failure could not be recorded, is not said to be open again.
+func TestFullDiskWhilePuttingBack(t *testing.T) {
+	r := newRig(t)
+	r.verify = time.Millisecond
+	r.proxy.freeze(t)
+	d := r.desk("ada")
+	ref := r.put(payload.NewEgress(payload.Route{Host: "new.example.com"}))
+	r.step = func(name string) error {
+		if name == "record failed" {
+			return &fs.PathError{Op: "write", Path: "x", Err: syscall.ENOSPC}
+		}
+		return nil
+	}
+	_, err := r.approve(d, ref)
+	if err == nil || !strings.Contains(err.Error(), "is not finished") || !strings.Contains(err.Error(), "not seen live") || !strings.HasSuffix(err.Error(), "make room on the file system of "+r.root) {
+		t.Errorf("error %v, want all of it", err)
+	}
+	if f, ok := errors.AsType[*apply.Failure](err); ok {
+		t.Errorf("desks will take it for %+v, which is told as put back and open again", f)
+	}
+	if rec, err := d.store.record(ref); err != nil || rec.State != Claimed {
+		t.Errorf("record = %+v, %v", rec, err)
+	}
+}
+
 // TestUnknownIsNotUnchanged: of a file that cannot be read or edited nobody knows whether it would change.
 func TestUnknownIsNotUnchanged(t *testing.T) {
 	r := newRig(t)
