@@ -320,6 +320,11 @@ func (b *box) lookupOnce(id ID) (f found, again bool, err error) {
 		if f.archived {
 			f.Delivered = changed(info)
 		}
+		if info, err := b.lstat(undoneName(id)); err == nil {
+			f.Undone = info.ModTime()
+		} else if !errors.Is(err, fs.ErrNotExist) {
+			return f, false, err
+		}
 	}
 	return f, false, nil
 }

@@ -263,6 +263,7 @@ const (
 	proposalSuffix = ".proposal.json"
 	responseSuffix = ".response.json"
 	lateSuffix     = ".late.json"
+	undoneSuffix   = ".undone"
 	tempSuffix     = ".tmp"
 	processed      = "processed"
 	presenceFile   = "presence.json"
@@ -271,6 +272,7 @@ const (
 
 func proposalName(id ID) string { return string(id) + proposalSuffix }
 func responseName(id ID) string { return string(id) + responseSuffix }
+func undoneName(id ID) string   { return string(id) + undoneSuffix }
 func archived(name string) string {
 	return processed + "/" + name
 }

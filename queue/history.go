@@ -124,8 +124,8 @@ func (l *dirLoop) prune() (more bool) {
 	l.mu.Unlock()
 	var gone []ID
 	for _, id := range ids {
-		// The response last: what is left of an interrupted removal is found again by any of its names.
-		if err := b.removeInOrder(archived(id.late()), archived(proposalName(id)), archived(responseName(id))); err != nil {
+		// The response last: what is left of an interrupted removal is found again by any of its names in processed/.
+		if err := b.removeInOrder(undoneName(id), archived(id.late()), archived(proposalName(id)), archived(responseName(id))); err != nil {
 			l.log.Warn("pruning an old pair failed", "id", id, "err", err)
 			return false
 		}
@@ -143,9 +143,13 @@ func (l *dirLoop) prune() (more bool) {
 
 // pruneUndelivered removes the proposals first, and for good: without its response one would look open, after a power cut too.
 func (l *dirLoop) pruneUndelivered(b *box) []ID {
-	remove := func(ids []ID, name func(ID) string) []ID {
+	remove := func(ids []ID, names ...func(ID) string) []ID {
 		return slices.DeleteFunc(ids, func(id ID) bool {
-			err := b.removeInOrder(name(id))
+			var all []string
+			for _, name := range names {
+				all = append(all, name(id))
+			}
+			err := b.removeInOrder(all...)
 			if err != nil {
 				l.log.Warn("pruning an answer that nobody came for failed", "id", id, "err", err)
 			}
@@ -161,7 +165,7 @@ func (l *dirLoop) pruneUndelivered(b *box) []ID {
 		l.log.Warn("pruning answers that nobody came for failed", "err", err)
 		return nil
 	}
-	ids = remove(ids, responseName)
+	ids = remove(ids, undoneName, responseName)
 	for _, id := range ids {
 		l.log.Info("pruned an answer that nobody came for", "id", id)
 	}

@@ -34,6 +34,7 @@ type memEntry struct {
 	answered  chan struct{} // closed when resp is set
 	arrived   time.Time
 	delivered time.Time
+	undone    time.Time
 }
 
 // NewMem returns an empty Mem.
@@ -41,7 +42,7 @@ func NewMem() *Mem {
 	return &Mem{boxes: map[string]*memBox{}, subs: map[chan struct{}]bool{}}
 }
 
-// SetFault injects faults into the steps "put", "respond" and "archive".
+// SetFault injects faults into the steps "put", "respond", "undone" and "archive".
 func (m *Mem) SetFault(f Fault) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -88,7 +89,7 @@ func (e *memEntry) entry() Entry {
 	out := Entry{Proposal: e.p, Since: e.arrived, Age: max(0, time.Since(e.arrived)), Delivered: e.delivered}
 	if e.resp != nil {
 		r := *e.resp
-		out.Response = &r
+		out.Response, out.Undone = &r, e.undone
 	}
 	return out
 }
@@ -394,6 +395,33 @@ func (m *Mem) respond(ctx context.Context, bottle string, r Response) error {
 		e.resp = &r
 		close(e.answered)
 	})
+}
+
+// Undone implements Inbox.
+func (m *Mem) Undone(ctx context.Context, bottle string, id ID) error {
+	b, unlock, err := m.lockBox(ctx, bottle)
+	if err == nil {
+		defer unlock()
+		err = m.undoneLocked(b, id)
+	}
+	if err != nil {
+		return fmt.Errorf("saying that %s was taken back: %w", quote(string(id)), err)
+	}
+	return nil
+}
+
+func (m *Mem) undoneLocked(b *memBox, id ID) error {
+	e, err := b.getLocked(id)
+	if err != nil {
+		return err
+	}
+	if e.resp == nil {
+		return errors.New("it has no response yet")
+	}
+	if !e.undone.IsZero() {
+		return nil
+	}
+	return m.stepLocked("undone", func() { e.undone = time.Now() })
 }
 
 // Presence implements Inbox.

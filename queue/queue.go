@@ -13,7 +13,7 @@
 //     the same arguments, and a repeat of something already stored is no error.
 //   - A proposal is answered at most once: the first Respond wins, every other one
 //     gets a [ConflictError] that carries the winning response.
-//   - A response is never altered, and never lost while it is unarchived (a backend may give one up that nobody
+//   - A response is never altered (that it was taken back stands beside it), and never lost while it is unarchived (a backend may give one up that nobody
 //     came for in 7 days).
 //   - Wait returns a response only if it is valid and names the proposal waited for.
 //   - What others wrote badly is reported once, skipped, and never in the way of the rest.
@@ -79,6 +79,7 @@ type Entry struct {
 	Age         time.Duration // since then, on the monotonic clock
 	BadResponse *BadError     // a file with the response's name that is not valid: it may be in writing, and nobody else can answer
 	Delivered   time.Time     // when the answer went out; zero while it has not (that is: while outside processed/)
+	Undone      time.Time     // when what was approved was taken back; zero if it was not. Get tells it, lists may not
 }
 
 var (
@@ -170,6 +171,9 @@ type Inbox interface {
 	// Respond creates the response; the first one wins. ErrNotFound, ErrLate, ConflictError (also for an equal repeat,
 	// whose Response then equals r).
 	Respond(ctx context.Context, bottle string, r Response) error
+	// Undone says that what was approved has been taken back, so that no agent is told from now on that it holds. Again is no
+	// error. ErrNotFound; without a response: an error.
+	Undone(ctx context.Context, bottle string, id ID) error
 	// Presence reads one bottle's hint.
 	Presence(ctx context.Context, bottle string) (Presence, error)
 	// Changes returns a channel that receives (and coalesces) whenever anything under the root may have changed:

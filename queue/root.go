@@ -463,6 +463,42 @@ func (r *Root) respond(bottle string, resp Response, data []byte) (err error) {
 	return r.won(b, resp)
 }
 
+// Undone implements Inbox.
+func (r *Root) Undone(ctx context.Context, bottle string, id ID) error {
+	err := r.undone(ctx, bottle, id)
+	if err != nil {
+		return fmt.Errorf("saying that %s was taken back: %w", quote(string(id)), err)
+	}
+	return nil
+}
+
+func (r *Root) undone(ctx context.Context, bottle string, id ID) error {
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	if _, err := ParseID(string(id)); err != nil {
+		return fmt.Errorf("%w: %w", err, ErrNotFound)
+	}
+	b, err := r.openBox(bottle)
+	if err != nil {
+		return err
+	}
+	defer b.close()
+	f, err := b.get(id)
+	switch {
+	case err != nil:
+		return err
+	case f.Response == nil:
+		return errors.New("it has no response yet")
+	case !f.Undone.IsZero(): // perhaps not durable yet
+		return b.fault.do("undone.syncdir", b.sync.do)
+	}
+	if err := b.put("undone", undoneName(id), nil); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	return nil
+}
+
 // lost tells who won. The winner may have crashed before its response was durable, and this answer says that it stands.
 func (r *Root) lost(b *box, id ID) error {
 	if err := b.fault.do("respond.syncdir", b.dir.Sync); err != nil {

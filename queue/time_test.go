@@ -268,6 +268,9 @@ func TestPrune(t *testing.T) {
 		store(t, filepath.Join(dir, processed), 599)
 		d := openDir(t, dir, Options{NoWatch: true, KeepPairs: 300, KeepFor: 30 * time.Hour, KeepUndelivered: 7 * time.Hour})
 		open, last := putNew(t, d), putNew(t, d)
+		for _, id := range []ID{unclaimed, last.ID} {
+			writeFile(t, filepath.Join(dir, undoneName(id)), "")
+		}
 		foreign(t, dir, last.ID, approval(last.ID))
 		if err := d.Archive(t.Context(), last.ID); err != nil {
 			t.Fatal(err)
@@ -298,6 +301,11 @@ func TestPrune(t *testing.T) {
 		}
 		if _, err := d.Get(t.Context(), unclaimed); !errors.Is(err, ErrNotFound) {
 			t.Errorf("after 31 hours the answer that nobody came for is there: %v", err)
+		}
+		for _, name := range names(t, dir) {
+			if strings.HasSuffix(name, undoneSuffix) {
+				t.Errorf("%s is left", name)
+			}
 		}
 		entries, errs := listDir(t, d)
 		if len(errs) != 0 || len(entries) != 1 || entries[0].Proposal.ID != open.ID {

@@ -21,7 +21,7 @@ const Pending = "pending"
 
 // Decision is what a result's _meta says under DecisionKey.
 type Decision struct {
-	Status     string        `json:"status"` // approved, modified, rejected; or pending
+	Status     string        `json:"status"` // approved, modified, rejected (also what was approved and then taken back); or pending
 	ProposalID queue.ID      `json:"proposal_id"`
 	Tool       string        `json:"tool"`
 	Subject    string        `json:"subject"` // the host and paths, the URL, or "the Dockerfile"
@@ -29,6 +29,7 @@ type Decision struct {
 	FinalFile  string        `json:"final_file,omitempty"`
 	Outcome    queue.Outcome `json:"outcome,omitempty"`
 	DecidedAt  time.Time     `json:"decided_at,omitzero"`
+	UndoneAt   time.Time     `json:"undone_at,omitzero"` // when what was approved was taken back
 	Repeated   bool          `json:"repeated,omitempty"` // it went out before
 }
 
@@ -153,6 +154,9 @@ func (t *Tools) repeat(f facts, r queue.Response, since time.Duration) *mcp.Call
 
 // answer is the text a model reads. It stands alone: the model may have lost the call it answers.
 func answer(f facts, r queue.Response, again string) *mcp.CallToolResult {
+	if !f.undone.IsZero() && r.Status != queue.Rejected {
+		return undone(f, r, again != "")
+	}
 	var b strings.Builder
 	line := func(s string) { b.WriteString(s + "\n") }
 	line("status: " + string(r.Status))
@@ -180,6 +184,16 @@ func answer(f facts, r queue.Response, again string) *mcp.CallToolResult {
 	return result(text, r.Status == queue.Rejected, Decision{
 		Status: string(r.Status), ProposalID: f.id, Tool: f.tool, Subject: f.subject,
 		Notes: r.Notes, FinalFile: r.FinalFile, Outcome: r.Outcome, DecidedAt: r.DecidedAt, Repeated: again != "",
+	})
+}
+
+// undone is the answer for what was approved, and taken back before the agent could be told or before it asked once more: it holds as
+// little as what was rejected.
+func undone(f facts, r queue.Response, again bool) *mcp.CallToolResult {
+	text := fmt.Sprintf("status: %s\n\nThe operator approved %s for %s (proposal %s), and took that back %s ago: it is not in force. Find another way, or ask again saying why you still need it.",
+		queue.Rejected, f.tool, f.subject, f.id, ago(max(0, time.Since(f.undone))))
+	return result(text, true, Decision{
+		Status: string(queue.Rejected), ProposalID: f.id, Tool: f.tool, Subject: f.subject, DecidedAt: r.DecidedAt, UndoneAt: f.undone.UTC(), Repeated: again,
 	})
 }
 

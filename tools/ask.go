@@ -133,7 +133,7 @@ func (t *Tools) look(ctx context.Context, q question) (verdict, error) {
 			return verdict{answer: t.deliver(ctx, factsOf(e), *e.Response)}, nil
 		}
 		since := t.sinceDelivery(rec, e)
-		if since <= t.opts.Redeliver && sameWords(e.Proposal.Justification, q.justification) {
+		if since <= t.opts.Redeliver && e.Undone.IsZero() && sameWords(e.Proposal.Justification, q.justification) {
 			if err := room(ctx, *e.Response); err != nil {
 				return verdict{}, err
 			}

@@ -13,6 +13,7 @@ import (
 
 	"github.com/bot-bottle/supervise/queue"
 	"github.com/google/go-cmp/cmp"
+	"github.com/modelcontextprotocol/go-sdk/mcp"
 )
 
 var askGitHub = args{
@@ -236,6 +237,59 @@ func TestRedeliveryWindow(t *testing.T) {
 		time.Sleep(10*time.Minute + time.Second)
 		if third := answer(with(askGitHub, "justification", "still 403: other path")); third == second {
 			t.Error("the same words after the window joined the old proposal")
+		}
+	})
+}
+
+// TestUndone: what the operator has taken back is told to nobody as approved, whether he has heard of it or not, and can be asked for again.
+func TestUndone(t *testing.T) {
+	bubble(t, Options{}, func(t *testing.T, r *rig) {
+		undo := func(id queue.ID) {
+			t.Helper()
+			if err := r.box.mem.Undone(t.Context(), bottle, id); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(5 * time.Minute)
+		}
+		told := func(what string, got reply, id queue.ID, repeated bool) {
+			t.Helper()
+			want := fmt.Sprintf("status: rejected\n\nThe operator approved egress-block for api.github.com /repos/ (proposal %s), and took that back 5 min ago: it is not in force. Find another way, or ask again saying why you still need it.", id)
+			if got.text != want || !got.isError || got.meta.Status != "rejected" || got.meta.UndoneAt.IsZero() || got.meta.Outcome != "" || got.meta.Repeated != repeated {
+				t.Errorf("%s = %+v, want %q", what, got, want)
+			}
+		}
+		call := r.asked("egress-block", askGitHub)
+		first := r.box.only(t)
+		r.box.respond(t, first, queue.Response{Status: queue.Modified, FinalFile: "{}", Outcome: queue.Live})
+		<-call
+		undo(first)
+		told("await-decision", r.await(first), first, true)
+
+		waits := make(chan Wait, 1)
+		r.call = &Call{Park: func(w Wait) { waits <- w }}
+		<-r.asked("egress-block", askGitHub)
+		second := r.box.only(t)
+		if second == first {
+			t.Fatal("the same question got the answer that was taken back")
+		}
+		left, hangUp := context.WithCancel(t.Context())
+		hangUp()
+		back := <-waits
+		if res := back(left, nil); res != nil {
+			t.Fatalf("a wait that was left = %+v", res)
+		}
+		r.call = nil
+		r.box.respond(t, second, queue.Response{Status: queue.Approved, Outcome: queue.Live})
+		undo(second)
+		res := back(WithCall(t.Context(), &Call{OnDelivered: func(func() func(bool)) {}}), nil)
+		if res == nil || !strings.HasPrefix(res.Content[0].(*mcp.TextContent).Text, "status: rejected\n\nThe operator approved") {
+			t.Errorf("the call that came back = %+v, want that it was taken back", res)
+		}
+		told("the same question", r.do("egress-block", askGitHub), second, false)
+		call = r.asked("egress-block", askGitHub)
+		r.box.respond(t, r.box.only(t), queue.Response{Status: queue.Approved, Outcome: queue.Live})
+		if got := <-call; got.meta.Status != "approved" {
+			t.Errorf("asked once more = %+v, want approved", got)
 		}
 	})
 }

@@ -37,10 +37,11 @@ type facts struct {
 	subject string        // the host, URL or file; escaped, one line
 	age     time.Duration // when the wait began
 	arrived time.Time     // by the wall clock
+	undone  time.Time     // when the operator took back what he had approved; zero: he did not
 }
 
 func factsOf(e queue.Entry) facts {
-	return facts{id: e.Proposal.ID, tool: safetext.Line(e.Proposal.Tool, 40), subject: subject(e.Proposal), age: max(0, e.Age), arrived: e.Proposal.ArrivedAt}
+	return facts{id: e.Proposal.ID, tool: safetext.Line(e.Proposal.Tool, 40), subject: subject(e.Proposal), age: max(0, e.Age), arrived: e.Proposal.ArrivedAt, undone: e.Undone}
 }
 
 // subject is what a proposal is about, to a model that may have lost the call.
@@ -170,7 +171,9 @@ func (w *waiter) back(ctx context.Context) (*mcp.CallToolResult, error) {
 		c := CallFrom(ctx)
 		switch {
 		case err == nil:
-			return w.deliver(ctx, w.facts, *e.Response), nil
+			f := w.facts
+			f.undone = e.Undone
+			return w.deliver(ctx, f, *e.Response), nil
 		case !errors.Is(err, ErrBusy) || c.AwaitRoom == nil:
 			return nil, err
 		}

@@ -18,7 +18,8 @@ func newUndo(a *app) *cobra.Command {
 left it, it becomes what it was before; everything else in the file stays. A change that
 somebody edited since is left alone.
 
-The agent is not told. Its next request is refused, and it asks again.`,
+The agent is not told. Its next request is refused, and it asks again. If it has not had its
+answer yet, or fetches that once more, it hears that the change was taken back.`,
 		Example: `  supervise history --status approved
   supervise undo 0197f3b2-6d1e`,
 		Args:              args(1, 1),

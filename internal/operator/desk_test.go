@@ -1089,6 +1089,9 @@ func TestUndo(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.wantRoutes(baseRoutes + "  - host: later.example.com\n")
+	if e, err := r.box.Get(t.Context(), ref.ID); err != nil || time.Since(e.Undone).Abs() > time.Minute {
+		t.Errorf("the sidecar has %+v, %v; want that it was taken back", e, err)
+	}
 	if _, err := d.Undo(t.Context(), ref, nil); !errors.Is(err, ErrNotUndoable) {
 		t.Errorf("undoing twice: %v", err)
 	}
@@ -1110,6 +1113,9 @@ func TestUndo(t *testing.T) {
 		t.Error("an entry that somebody edited was undone")
 	}
 	r.wantRoutes(edited)
+	if e, err := r.box.Get(t.Context(), ref.ID); err != nil || !e.Undone.IsZero() {
+		t.Errorf("the sidecar has %+v, %v; want it in force", e, err)
+	}
 
 	no := r.put(egressFor("b.example.com"))
 	if _, err := d.Reject(t.Context(), no, ""); err != nil {

@@ -14,9 +14,9 @@ import (
 	"github.com/bot-bottle/supervise/queue"
 )
 
-// Undo takes an applied change back: where the touched entry is still as we wrote it, it becomes what it was before. The
-// agent is not told, since its call was answered long ago; its next request is refused, and it asks again. A change whose agent
-// cannot be told is taken back too, and that proposal is open again.
+// Undo takes an applied change back: where the touched entry is still as we wrote it, it becomes what it was before. An
+// agent whose call was answered is not told: its next request is refused, and it asks again. One that was not, or asks for that answer
+// once more, hears that it was taken back. A change whose agent cannot be told is taken back too, and that proposal is open again.
 func (d *Desk) Undo(ctx context.Context, ref Ref, progress io.Writer) (*Result, error) {
 	res, err := d.undo(ctx, ref, progress)
 	return res, d.makeRoom(err)
@@ -71,6 +71,9 @@ func (d *Desk) undo(ctx context.Context, ref Ref, progress io.Writer) (*Result, 
 		return nil, err
 	}
 	ctx = context.WithoutCancel(ctx)
+	if err := d.opts.Inbox.Undone(ctx, rec.Bottle, rec.ID); err != nil && !errors.Is(err, queue.ErrNotFound) { // pruned, or forgotten
+		d.log.Warn("an agent that asks for this answer again will hear that it was approved", "bottle", rec.Bottle, "id", rec.ID, "err", err)
+	}
 	rec.UndoneBy, rec.UndoneAt = d.opts.By, time.Now().UTC().Truncate(time.Microsecond)
 	e := rec.entry(EventUndone)
 	e.By, e.Via, e.Outcome = d.opts.By, d.opts.Via, res.Outcome

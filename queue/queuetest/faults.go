@@ -95,6 +95,15 @@ func testFaults(t *testing.T, open func(t *testing.T) Backend) {
 				wantEntries(t, "Recent", s.m.Recent(t.Context(), time.Now().Add(-time.Minute)), queue.Entry{Proposal: s.p, Response: &s.r})
 			},
 		},
+		{
+			"Undone", func(t *testing.T, s store) { put(t, s.m, s.p); respond(t, s.in, s.r) },
+			func(ctx context.Context, s store) error { return s.in.Undone(ctx, slug, s.p.ID) },
+			func(t *testing.T, s store) {
+				if e, err := s.m.Get(t.Context(), s.p.ID); err != nil || e.Undone.IsZero() || e.Response == nil {
+					t.Errorf("Get = %+v, %v; want it taken back", e, err)
+				}
+			},
+		},
 	} {
 		fresh := func(t *testing.T) (Backend, store) {
 			b := open(t)

@@ -57,6 +57,7 @@ func Run(t *testing.T, open func(t *testing.T) Backend) {
 		{"Closed", testClosed},
 		{"Changes", testChanges},
 		{"Presence", testPresence},
+		{"Undone", testUndone},
 		{"Forget", testForget},
 	} {
 		t.Run(test.name, func(t *testing.T) { test.run(t, open(t)) })
@@ -254,6 +255,8 @@ func testNotFound(t *testing.T, b Backend) {
 		"Get":                       second(m.Get(t.Context(), id)),
 		"Wait":                      second(m.Wait(t.Context(), id)),
 		"Inbox.Get":                 second(in.Get(t.Context(), slug, id)),
+		"Undone":                    in.Undone(t.Context(), slug, id),
+		"Undone, no bottle":         in.Undone(t.Context(), "nobody", p.ID),
 		"Respond":                   in.Respond(t.Context(), slug, response(id, queue.Approved)),
 		"Get of another's id":       second(other.Get(t.Context(), p.ID)),
 		"Wait for another's id":     second(other.Wait(t.Context(), p.ID)),
@@ -472,6 +475,50 @@ func testArchive(t *testing.T, b Backend) {
 	if got, err := m.Wait(t.Context(), p.ID); err != nil || !got.Equal(r) {
 		t.Errorf("Wait = %+v, %v; want %+v", got, err, r)
 	}
+}
+
+// testUndone: that a response was taken back is told from then on, wherever the pair is, and changes nothing else.
+func testUndone(t *testing.T, b Backend) {
+	m, in := openBoth(t, b)
+	p, other := put(t, m, proposal()), put(t, m, proposal())
+	if err := in.Undone(t.Context(), slug, p.ID); err == nil {
+		t.Error("Undone without a response = nil, want an error")
+	}
+	r := respond(t, in, response(p.ID, queue.Approved))
+	respond(t, in, response(other.ID, queue.Approved))
+	check := func(when string) {
+		t.Helper()
+		for name, get := range map[string]func(id queue.ID) (queue.Entry, error){
+			"Mailbox": func(id queue.ID) (queue.Entry, error) { return m.Get(t.Context(), id) },
+			"Inbox":   func(id queue.ID) (queue.Entry, error) { return in.Get(t.Context(), slug, id) },
+		} {
+			if e, err := get(p.ID); err != nil || e.Response == nil || !e.Response.Equal(r) || time.Since(e.Undone).Abs() > time.Minute {
+				t.Errorf("%s, %s.Get = %+v, %v; want the response, and that it was taken back now", when, name, e, err)
+			}
+			if e, err := get(other.ID); err != nil || !e.Undone.IsZero() {
+				t.Errorf("%s, %s.Get of another = %+v, %v; want it not taken back", when, name, e, err)
+			}
+		}
+	}
+	for range 2 {
+		if err := in.Undone(t.Context(), slug, p.ID); err != nil {
+			t.Errorf("Undone = %v", err)
+		}
+	}
+	check("undelivered")
+	for _, id := range []queue.ID{p.ID, other.ID} {
+		if err := m.Archive(t.Context(), id); err != nil {
+			t.Fatal(err)
+		}
+	}
+	check("delivered")
+	if err := in.Undone(t.Context(), slug, other.ID); err != nil {
+		t.Errorf("Undone of what is archived = %v", err)
+	}
+	if e, err := m.Get(t.Context(), other.ID); err != nil || e.Undone.IsZero() {
+		t.Errorf("Get = %+v, %v; want it taken back", e, err)
+	}
+	wantEntries(t, "Mailbox.Entries", m.Entries(t.Context()))
 }
 
 // slack is how far a file's time may lie behind the clock.

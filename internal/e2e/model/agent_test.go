@@ -66,6 +66,7 @@ type asked struct {
 	delivered       time.Time // zero: not yet
 
 	decision  *decision // guarded by world.mu
+	undone    bool      // guarded by world.mu; an operator's program has said so in the mailbox
 	attempted bool      // an operator's program has begun to approve it
 	disturbed bool      // and meanwhile a person took the host's route away, or the files were edited
 }
@@ -89,6 +90,13 @@ func (w *world) decision(a *asked) *decision {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return a.decision
+}
+
+// undone tells whether an operator's program has said that a was taken back.
+func (w *world) undone(a *asked) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return a.undone
 }
 
 // decided is called when a response has been created.
@@ -183,7 +191,7 @@ func (w *world) ask(q int, words, client string, lost bool) {
 		want = "held"
 	case last.delivered.IsZero():
 		want = "answer"
-	case since <= tools.DefaultRedeliver && last.words == words:
+	case since <= tools.DefaultRedeliver && last.words == words && !w.undone(last):
 		want = "answer"
 	case d.resp.Status == queue.Rejected:
 		surely, perhaps := 0, 0
@@ -336,7 +344,11 @@ func (w *world) collect() {
 		if d.resp.Notes != "" {
 			want += "notes: " + d.resp.Notes + "\n"
 		}
-		if !strings.HasPrefix(r.text, want) || r.isError != (d.resp.Status == queue.Rejected) || r.meta.ProposalID != a.id || r.meta.Outcome != d.resp.Outcome {
+		rejected, outcome := d.resp.Status == queue.Rejected, d.resp.Outcome
+		if w.undone(a) {
+			want, rejected, outcome = "status: rejected\n\nThe operator approved ", true, ""
+		}
+		if !strings.HasPrefix(r.text, want) || r.isError != rejected || r.meta.ProposalID != a.id || r.meta.Outcome != outcome {
 			w.t.Fatalf("a call for %s is told %q (error %v, %+v), want %q", a.id, r.text, r.isError, r.meta, want)
 		}
 		if a.delivered.IsZero() != (c.archive != nil) && c.archive == nil {

@@ -132,7 +132,7 @@ func run(rt *rapid.T, dir string, p *proxy, url string, counts map[string]int) (
 			time.Sleep(rapid.SampledFrom([]time.Duration{2 * time.Second, 11 * time.Minute, 31 * time.Minute}).Draw(t, "time"))
 		},
 		"a mailbox step fails": func(t *rapid.T) {
-			a := &armed{rapid.SampledFrom([]string{"put", "respond", "archive"}).Draw(t, "step"), rapid.Bool().Draw(t, "done")}
+			a := &armed{rapid.SampledFrom([]string{"put", "respond", "undone", "archive"}).Draw(t, "step"), rapid.Bool().Draw(t, "done")}
 			w.mu.Lock()
 			w.model.armed = a
 			w.mu.Unlock()

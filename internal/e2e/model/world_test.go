@@ -421,6 +421,28 @@ func (in inbox) Respond(ctx context.Context, bottle string, r queue.Response) er
 	return in.d.w.respond(ctx, in.d.name, r)
 }
 
+// Undone notes that what was approved was taken back, which may be so though it failed.
+func (in inbox) Undone(ctx context.Context, bottle string, id queue.ID) error {
+	w := in.d.w
+	uerr := w.mem.Undone(ctx, bottle, id)
+	e, err := w.mem.Get(ctx, bottle, id)
+	if err != nil {
+		return err
+	}
+	if e.Undone.IsZero() {
+		return uerr
+	}
+	w.mu.Lock()
+	a := w.model.byID[id]
+	a.undone = true
+	d := a.decision
+	w.mu.Unlock()
+	if d == nil || d.foreign || d.resp.Status == queue.Rejected {
+		w.complain("%s is taken back, and it is %+v", id, d)
+	}
+	return uerr
+}
+
 // respond creates a response as by does, and checks what holds at that moment.
 func (w *world) respond(ctx context.Context, by string, r queue.Response) error {
 	before, err := w.mem.Get(ctx, bottle, r.ProposalID)
