@@ -166,6 +166,8 @@ func unread(problems []operator.Problem) error {
 	for _, p := range problems {
 		switch {
 		case p.Aside:
+		case p.More > 0:
+			files += p.More
 		case p.Name == "":
 			mailboxes[p.Bottle] = true
 		default:

@@ -95,7 +95,7 @@ func (c *deskCollector) Collect(ch chan<- prometheus.Metric) {
 			}
 			for _, p := range s.Problems {
 				if p.Bottle == b {
-					problems++
+					problems += p.Count()
 				}
 			}
 			for _, state := range deskStates {

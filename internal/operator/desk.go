@@ -143,8 +143,12 @@ type Problem struct {
 	Bottle string             `json:"bottle"`
 	Name   safetext.Untrusted `json:"name,omitempty"`
 	Text   safetext.Untrusted `json:"text"`
-	Aside  bool               `json:"-"` // nothing that is open hides behind it
+	More   int                `json:"more,omitempty"` // it stands for so many that are not named
+	Aside  bool               `json:"-"`              // nothing that is open hides behind it
 }
+
+// Count is how many problems it stands for.
+func (p Problem) Count() int { return max(1, p.More) }
 
 // Snapshot is all bottles at once. Items are stuck first, then in the order first seen; abandoned ones last.
 type Snapshot struct {

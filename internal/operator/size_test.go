@@ -329,3 +329,26 @@ func TestShownIsBounded(t *testing.T) {
 	}
 	look(maxShown+1, "")
 }
+
+// A mailbox with thousands of bad files names a few of them: what is open in the other bottles stands below.
+func TestProblemsAreBounded(t *testing.T) {
+	r := newRig(t)
+	for i := range 300 {
+		r.write(filepath.Join(r.root, "web", fmt.Sprintf("%d.proposal.json", i)), "")
+	}
+	r.put(payload.NewCapability("FROM debian:12\nRUN true\nRUN more\n"))
+	s, err := r.desk("ann@host").Snapshot(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(s.Items) != 1 || len(s.Problems) != maxProblems+1 {
+		t.Fatalf("%d items and %d problems, want 1 and %d", len(s.Items), len(s.Problems), maxProblems+1)
+	}
+	n := 0
+	for _, p := range s.Problems {
+		n += p.Count()
+	}
+	if last := s.Problems[maxProblems]; n != 300 || last.More != 300-maxProblems || last.Name != "" {
+		t.Errorf("they stand for %d, the last is %+v; want 300 in all", n, last)
+	}
+}

@@ -272,6 +272,9 @@ func (i *Item) rank() int {
 // and decided by its id.
 const maxShown = 256
 
+// maxProblems bounds what is told of one bottle's files, for the same reason: what is wrong stands above what is open.
+const maxProblems = 20
+
 // part is a snapshot of one bottle.
 type part struct {
 	items    []looked
@@ -289,6 +292,12 @@ func (d *Desk) bottle(ctx context.Context, b string) (s part, _ error) {
 	var waiting []queue.ID
 	var foreign foreigns
 	fresh := 0 // never decided, so as many as a sidecar likes
+	skipped := 0
+	skip := func(p Problem) {
+		if skipped++; skipped <= maxProblems {
+			s.problems = append(s.problems, p)
+		}
+	}
 	for e, err := range d.opts.Inbox.Entries(ctx, b) {
 		if ctx.Err() != nil {
 			return s, context.Cause(ctx)
@@ -298,7 +307,11 @@ func (d *Desk) bottle(ctx context.Context, b string) (s part, _ error) {
 			if be, ok := errors.AsType[*queue.BadError](err); ok {
 				p.Name, p.Text = safetext.Untrusted(be.Name), safetext.Untrusted(be.Reason)
 			}
-			s.problems = append(s.problems, p)
+			if errors.Is(err, queue.ErrFlooded) { // once
+				s.problems = append(s.problems, p)
+			} else {
+				skip(p)
+			}
 			continue
 		}
 		ref := Ref{b, e.Proposal.ID}
@@ -307,7 +320,7 @@ func (d *Desk) bottle(ctx context.Context, b string) (s part, _ error) {
 			rec, err = d.store.record(ref) // what was decided since the shelf was opened is not another program's
 		}
 		if err != nil {
-			s.problems = append(s.problems, Problem{Bottle: b, Name: safetext.Untrusted(string(ref.ID)), Text: safetext.Untrusted(err.Error())})
+			skip(Problem{Bottle: b, Name: safetext.Untrusted(string(ref.ID)), Text: safetext.Untrusted(err.Error())})
 			continue
 		}
 		if e.Response != nil {
@@ -339,6 +352,9 @@ func (d *Desk) bottle(ctx context.Context, b string) (s part, _ error) {
 	}
 	d.examine(ctx, b, s.items)
 	d.store.saw(b, waiting, seen)
+	if n := skipped - maxProblems; n > 0 {
+		s.problems = append(s.problems, Problem{Bottle: b, Text: safetext.Untrusted(fmt.Sprintf("%d more are skipped and not named here", n)), More: n})
+	}
 	if fresh > maxShown {
 		s.problems = append(s.problems, Problem{Bottle: b, Text: safetext.Untrusted(fmt.Sprintf("%d more are not shown: a sidecar keeps at most 32 open, so this one is hostile or broken. Stop the bottle; 'supervise bottle forget %s' then removes its mailbox", fresh-maxShown, b))})
 	}

@@ -355,7 +355,7 @@ func bottleLines(v view) []bottleLine {
 	}
 	for _, pr := range v.Problems {
 		if i, ok := at[pr.Bottle]; ok {
-			out[i].Problems++
+			out[i].Problems += pr.Count()
 		}
 	}
 	return out
