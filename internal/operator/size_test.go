@@ -352,3 +352,22 @@ func TestProblemsAreBounded(t *testing.T) {
 		t.Errorf("they stand for %d, the last is %+v; want 300 in all", n, last)
 	}
 }
+
+// What does not check is not examined either, so its text is not kept until all bottles have been looked at.
+func TestBadTextIsNotKept(t *testing.T) {
+	r := newRig(t)
+	p := queue.Proposal{ID: queue.NewID(), Bottle: "web", Tool: payload.Egress, ProposedFile: strings.Repeat("x", 1<<20), Justification: "because"}
+	if err := r.box.Put(t.Context(), p); err != nil {
+		t.Fatal(err)
+	}
+	r.put(payload.NewCapability("FROM debian:12\nRUN true\nRUN more\n"))
+	s, err := r.desk("ann@host").bottle(t.Context(), "web")
+	if err != nil || len(s.items) != 2 {
+		t.Fatalf("%d items, %v; want 2", len(s.items), err)
+	}
+	for _, it := range s.items {
+		if bad := it.State == Bad; bad != (it.p.ProposedFile == "") {
+			t.Errorf("of an item in state %s %d bytes are kept", it.State, len(it.p.ProposedFile))
+		}
+	}
+}

@@ -113,8 +113,8 @@ func (d *Desk) line(p queue.Proposal) *line {
 // looked is an inbox line in the making.
 type looked struct {
 	Item
-	p queue.Proposal
-	l *line // of p
+	p queue.Proposal // empty if it does not check
+	l *line          // of what was proposed
 }
 
 // examine gives the items of a bottle their findings, which are at most findingsFresh old. They are computed again only if what
@@ -348,7 +348,11 @@ func (d *Desk) bottle(ctx context.Context, b string) (s part, _ error) {
 			last = pres.At
 		}
 		it.Abandoned = it.State != Stuck && it.Connected != Waiting && it.Age > d.opts.Abandoned && time.Since(last) > d.opts.Abandoned
-		s.items = append(s.items, looked{it, e.Proposal, l})
+		p := e.Proposal
+		if l.bad != "" {
+			p = queue.Proposal{} // it is not examined, and may have 2 MiB
+		}
+		s.items = append(s.items, looked{it, p, l})
 	}
 	d.examine(ctx, b, s.items)
 	d.store.saw(b, waiting, seen)
