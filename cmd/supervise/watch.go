@@ -63,27 +63,42 @@ func (a *app) watch(ctx context.Context, d *desk) error {
 		if w.seq, err = lastSeq(ctx, d); err != nil {
 			return err
 		}
-		tick := time.NewTicker(lookEvery)
-		defer tick.Stop()
-		for {
-			if err := w.look(ctx); err != nil {
-				if ctx.Err() != nil {
-					return nil
-				}
-				return err
-			}
-			select {
-			case <-ctx.Done():
-				return nil
-			case _, ok := <-changes:
-				if !ok {
-					changes = nil
-				}
-			case <-tick.C:
-			}
-		}
+		return lookAtEach(ctx, changes, w.look)
 	})
 	return g.Wait()
+}
+
+// lookPace is between two looks, at least.
+const lookPace = 20 * time.Millisecond
+
+// lookAtEach looks at once, after each change and every lookEvery, until ctx ends. Changes without end, which a sidecar can make,
+// take half of the time at most.
+func lookAtEach(ctx context.Context, changes <-chan struct{}, look func(context.Context) error) error {
+	tick := time.NewTicker(lookEvery)
+	defer tick.Stop()
+	for {
+		began := time.Now()
+		if err := look(ctx); err != nil {
+			if ctx.Err() != nil {
+				return nil
+			}
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(max(lookPace, time.Since(began))):
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case _, ok := <-changes:
+			if !ok {
+				changes = nil
+			}
+		case <-tick.C:
+		}
+	}
 }
 
 // watcher knows what it has told already.

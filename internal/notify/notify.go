@@ -86,7 +86,7 @@ const (
 	maxSummary   = 120
 	lookEvery    = 5 * time.Second // without a change: for reminders
 	lockEvery    = 2 * time.Second
-	pace         = 300 * time.Millisecond // between two looks
+	pace         = 300 * time.Millisecond // between two looks, at least
 )
 
 // told is what was told of one proposal.
@@ -208,13 +208,14 @@ func (n *notifier) watch(ctx context.Context) error {
 	defer tick.Stop()
 	silent := n.State == ""
 	for {
+		began := time.Now()
 		if s, err := n.Desk.Snapshot(ctx); err == nil {
 			n.look(s, silent)
 			silent = false
 		} else if ctx.Err() == nil {
 			n.log.Warn("looking at the mailboxes", "err", fmt.Sprintf("%.300v", err))
 		}
-		if !pause(ctx, pace) {
+		if !pause(ctx, max(pace, time.Since(began))) { // changes without end take half of the time at most
 			return nil
 		}
 		select {

@@ -199,6 +199,33 @@ func TestSlowSink(t *testing.T) {
 	})
 }
 
+// slowDesk takes its time to look, and always has something new.
+type slowDesk struct {
+	*board
+	took time.Duration
+	n    int
+}
+
+func (d *slowDesk) Snapshot(ctx context.Context) (*operator.Snapshot, error) {
+	d.n++
+	d.ring()
+	pause(ctx, d.took)
+	return d.board.Snapshot(ctx)
+}
+
+// A sidecar that changes something without end has us look half of the time at most.
+func TestChangesWithoutEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := &slowDesk{board: newBoard(), took: 2 * time.Second}
+		stop := start(t, Options{Desk: d, Sinks: []Sink{&inbox{}}})
+		time.Sleep(time.Minute)
+		stop()
+		if d.n > 16 {
+			t.Errorf("%d looks of 2 s in a minute, want half of the time at most", d.n)
+		}
+	})
+}
+
 // Of two processes one notifies; when it ends the other takes over and repeats nothing.
 func TestTakingOver(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
