@@ -1,6 +1,7 @@
 package tools
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -292,7 +293,9 @@ func (t *Tools) load(ctx context.Context) error {
 			}
 		}
 	}
-	slices.SortFunc(entries, func(a, b queue.Entry) int { return strings.Compare(string(a.Proposal.ID), string(b.Proposal.ID)) })
+	slices.SortFunc(entries, func(a, b queue.Entry) int { // as they were asked; ids alone tell that only while no clock is set back
+		return cmp.Or(order(a.Delivered.IsZero(), b.Delivered.IsZero()), strings.Compare(string(a.Proposal.ID), string(b.Proposal.ID)))
+	})
 	rejected := make(map[string]bool) // by key: the newest so far
 	for _, e := range entries {
 		p, err := payload.Parse(e.Proposal.Tool, e.Proposal.ProposedFile)
@@ -308,6 +311,17 @@ func (t *Tools) load(ctx context.Context) error {
 	t.records.inOrder()
 	t.sweepLocked()
 	return nil
+}
+
+// order puts false before true.
+func order(a, b bool) int {
+	switch {
+	case a == b:
+		return 0
+	case b:
+		return -1
+	}
+	return 1
 }
 
 // failed logs a failure of ours and returns what the agent is told.

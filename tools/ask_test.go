@@ -213,6 +213,44 @@ func TestRestartRemembers(t *testing.T) {
 	})
 }
 
+// TestRestartAfterClockWasSetBack: what is open was asked after the same that was answered, whatever their ids say.
+func TestRestartAfterClockWasSetBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBox()
+		r := newRig(t, b, Options{})
+		low, high := queue.NewID(), queue.NewID()
+		call := r.asked("egress-block", askGitHub)
+		e, err := b.Get(t.Context(), b.only(t))
+		if err != nil {
+			t.Fatal(err)
+		}
+		b.respond(t, e.Proposal.ID, queue.Response{Status: queue.Approved})
+		<-call
+		r.close()
+		b = newBox()
+		first, second := e.Proposal, e.Proposal
+		first.ID, second.ID = high, low
+		if err := b.Put(t.Context(), first); err != nil {
+			t.Fatal(err)
+		}
+		b.respond(t, high, queue.Response{Status: queue.Rejected})
+		if err := b.Archive(t.Context(), high); err != nil {
+			t.Fatal(err)
+		}
+		if err := b.Put(t.Context(), second); err != nil {
+			t.Fatal(err)
+		}
+
+		r = newRig(t, b, Options{})
+		defer r.close()
+		call = r.asked("egress-block", askGitHub)
+		b.respond(t, low, queue.Response{Status: queue.Approved, Outcome: queue.Live})
+		if got := <-call; got.meta.ProposalID != low || got.meta.Repeated {
+			t.Errorf("the question got %+v, want the answer of the open one, %s", got.meta, low)
+		}
+	})
+}
+
 func TestRedeliveryWindow(t *testing.T) {
 	bubble(t, Options{Redeliver: 10 * time.Minute}, func(t *testing.T, r *rig) {
 		answer := func(a args) queue.ID {
