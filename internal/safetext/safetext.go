@@ -247,9 +247,9 @@ func isMark(r rune) bool { return r >= 0x300 && unicode.In(r, unicode.Mn, unicod
 
 // visible tells whether r paints something of its own, and is no mark of [Spaces]. Variation selectors and the other default-ignorable
 // letters and marks (Hangul fillers, the combining grapheme joiner) count as printable for
-// package unicode, and so does the blank Braille pattern.
+// package unicode, and so do the blank Braille pattern, the note without a head and what stands for an object that text does not hold.
 func visible(r rune) bool {
-	return unicode.IsPrint(r) && r != 0x2800 && r != '␠' &&
+	return unicode.IsPrint(r) && r != 0x2800 && r != 0x1d159 && r != 0xfffc && r != '␠' &&
 		!unicode.In(r, unicode.Variation_Selector, unicode.Other_Default_Ignorable_Code_Point)
 }
 

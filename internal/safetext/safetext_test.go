@@ -32,6 +32,7 @@ func TestBlockAndLine(t *testing.T) {
 		{"tags", "\U000e0001\U000e0041", `\U000e0001\U000e0041`, `\U000e0001\U000e0041`},
 		{"soft hyphen, separators, spaces", "\u00ad\u2028\u2029\u00a0\u3000", `\u00ad\u2028\u2029\u00a0\u3000`, `\u00ad\u2028\u2029\u00a0\u3000`},
 		{"invisible letters", "\u034f\u115f\u3164\uffa0\u2800", `\u034f\u115f\u3164\uffa0\u2800`, `\u034f\u115f\u3164\uffa0\u2800`},
+		{"invisible symbols", "a\ufffcb\U0001d159c", `a\ufffcb\U0001d159c`, `a\ufffcb\U0001d159c`},
 		{"the mark of Spaces", "␠×60␠", `\u2420×60\u2420`, `\u2420×60\u2420`},
 		{"private, unassigned, noncharacter", "\ue000\U000f0000\u0378\uffff", `\ue000\U000f0000\u0378\uffff`, `\ue000\U000f0000\u0378\uffff`},
 		{"not UTF-8", "a\xffb\xc3", `a\xffb\xc3`, `a\xffb\xc3`},
@@ -194,7 +195,7 @@ func forbidden(r rune) bool {
 	case r < ' ', r >= 0x7f && r < 0xa0, r == 0xad, r == 0x61c, r == 0x34f,
 		r >= 0x180b && r <= 0x180f, r >= 0x200b && r <= 0x200f, r >= 0x2028 && r <= 0x202e, r >= 0x2060 && r <= 0x206f,
 		r >= 0xfe00 && r <= 0xfe0f, r == 0xfeff, r >= 0xfff0 && r <= 0xfffb, r >= 0xe0000 && r <= 0xe0fff,
-		r == 0x115f, r == 0x1160, r == 0x3164, r == 0xffa0, r == 0x2800:
+		r == 0x115f, r == 0x1160, r == 0x3164, r == 0xffa0, r == 0x2800, r == 0xfffc, r == 0x1d159:
 		return true
 	}
 	return unicode.In(r, unicode.C, unicode.Zl, unicode.Zp) || !unicode.In(r, unicode.L, unicode.M, unicode.N, unicode.P, unicode.S) && r != ' '
