@@ -357,6 +357,27 @@ func TestExec(t *testing.T) {
 	}
 }
 
+// TestNotifySend: a desktop reads markup in the text, and notify-send itself backslashes.
+func TestNotifySend(t *testing.T) {
+	dir := t.TempDir()
+	prog := filepath.Join(dir, "notify-send")
+	if err := os.WriteFile(prog, []byte("#!/bin/sh\nprintf '%s\\n' \"$@\" >\"$0.out\"\n"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	m := one()
+	m.Text = `web: let https://a.example/<b>\342\200\256?a=1&lt=2 through pipelock`
+	if err := Exec([]string{prog, "{title}", "{text}"}).Deliver(t.Context(), m); err != nil {
+		t.Fatal(err)
+	}
+	got, err := os.ReadFile(prog + ".out")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := "web asks\nweb: let https://a.example/&lt;b&gt;\\\\342\\\\200\\\\256?a=1&amp;lt=2 through pipelock\n"; string(got) != want {
+		t.Errorf("arguments are %q, want %q", got, want)
+	}
+}
+
 func TestTerminal(t *testing.T) {
 	var b strings.Builder
 	if err := Terminal(&b).Deliver(t.Context(), one()); err != nil {

@@ -41,7 +41,11 @@ func (e execSink) Deliver(ctx context.Context, m Message) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, e.most)
 	defer cancel()
-	r := strings.NewReplacer("{title}", m.Title, "{text}", m.Text, "{url}", m.URL)
+	text := m.Text
+	if filepath.Base(e.argv[0]) == "notify-send" {
+		text = notifySend.Replace(text)
+	}
+	r := strings.NewReplacer("{title}", m.Title, "{text}", text, "{url}", m.URL)
 	var args []string
 	for _, a := range e.argv[1:] {
 		args = append(args, r.Replace(a))
@@ -63,6 +67,9 @@ func (e execSink) Deliver(ctx context.Context, m Message) error {
 	}
 	return err
 }
+
+// notifySend keeps text as it is where it is read as notify-send's body: with C's escapes, also octal ones, and then as markup.
+var notifySend = strings.NewReplacer(`\`, `\\`, "&", "&amp;", "<", "&lt;", ">", "&gt;")
 
 // head keeps the beginning of what is written to it.
 type head struct{ b []byte }
