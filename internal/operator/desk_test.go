@@ -1624,7 +1624,7 @@ func TestAbandonedFoldsAway(t *testing.T) {
 	}
 	// Somebody who was seen waiting an hour ago has not abandoned it.
 	d := r.desk("ann@host")
-	d.store.saw("web", []queue.ID{old.ID}, nil)
+	d.store.saw("web", []queue.ID{old.ID}, nil, nil)
 	if it := r.items(d); it[0].Ref != old || it[0].Abandoned {
 		t.Errorf("inbox = %+v, want the old one first, since it was waited for", it)
 	}

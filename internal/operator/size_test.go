@@ -371,3 +371,24 @@ func TestBadTextIsNotKept(t *testing.T) {
 		}
 	}
 }
+
+// Of what is not open any more nobody needs to know when its agent last waited.
+func TestSeenIsBounded(t *testing.T) {
+	r := newRig(t)
+	d := r.desk("ann@host")
+	keep := r.put(payload.NewCapability("FROM debian:12\nRUN true\nRUN more\n"))
+	for range 5 {
+		gone := r.put(payload.NewCapability("FROM debian:12\nRUN true\nRUN less\n"))
+		s, err := d.Snapshot(t.Context())
+		if err != nil || len(s.Items) != 2 || s.Items[1].Connected != Waiting {
+			t.Fatalf("Snapshot = %+v, %v; want two that wait", s, err)
+		}
+		if err := os.Remove(filepath.Join(r.root, "web", string(gone.ID)+".proposal.json")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	seen := d.store.seen("web")
+	if _, ok := seen[keep.ID]; !ok || len(seen) != 2 {
+		t.Errorf("seen = %v, want the one that is open and the last one", seen)
+	}
+}

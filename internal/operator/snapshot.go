@@ -355,7 +355,7 @@ func (d *Desk) bottle(ctx context.Context, b string) (s part, _ error) {
 		s.items = append(s.items, looked{it, p, l})
 	}
 	d.examine(ctx, b, s.items)
-	d.store.saw(b, waiting, seen)
+	d.store.saw(b, waiting, seen, s.items)
 	if n := skipped - maxProblems; n > 0 {
 		s.problems = append(s.problems, Problem{Bottle: b, Text: safetext.Untrusted(fmt.Sprintf("%d more are skipped and not named here", n)), More: n})
 	}
@@ -398,7 +398,8 @@ func (s *store) seen(bottle string) map[queue.ID]time.Time {
 	return m
 }
 
-func (s *store) saw(bottle string, waiting []queue.ID, seen map[queue.ID]time.Time) {
+// saw notes who waits now, of what is open: a sidecar may have something else open at each look.
+func (s *store) saw(bottle string, waiting []queue.ID, seen map[queue.ID]time.Time, open []looked) {
 	now, stale := time.Now().UTC(), false
 	for _, id := range waiting {
 		stale = stale || now.Sub(seen[id]) > time.Hour
@@ -407,9 +408,9 @@ func (s *store) saw(bottle string, waiting []queue.ID, seen map[queue.ID]time.Ti
 		return
 	}
 	next := map[queue.ID]time.Time{}
-	for id, t := range seen {
-		if now.Sub(t) < 30*24*time.Hour {
-			next[id] = t
+	for _, it := range open {
+		if t, ok := seen[it.ID]; ok && now.Sub(t) < 30*24*time.Hour {
+			next[it.ID] = t
 		}
 	}
 	for _, id := range waiting {
