@@ -10,6 +10,7 @@ import (
 	"slices"
 	"syscall"
 	"testing"
+	"time"
 )
 
 func TestHostileNames(t *testing.T) {
@@ -248,5 +249,27 @@ func TestFlooded(t *testing.T) {
 	}
 	if n := log.count("mailbox flooded"); n != 1 {
 		t.Errorf("reported %d times, want once", n)
+	}
+}
+
+// A mailbox that is flooded for ever, with other names at each look, does not make its reader remember all of them.
+func TestFloodedIsNotRemembered(t *testing.T) {
+	root := t.TempDir()
+	dir := filepath.Join(root, "web")
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for range maxNames + 1 {
+		writeFile(t, filepath.Join(dir, string(NewID())+".junk"), "")
+	}
+	r := openRoot(t, root, RootOptions{})
+	for range 2*maxNames + 1 {
+		r.seen("web", NewID(), time.Now())
+	}
+	if _, errs := listRoot(t, r, "web"); len(errs) != 1 || !errors.Is(errs[0], ErrFlooded) {
+		t.Errorf("Entries has errors %v, want ErrFlooded", errs)
+	}
+	if n := len(r.ages["web"]); n != 0 {
+		t.Errorf("%d ages of what is gone are kept", n)
 	}
 }

@@ -192,6 +192,9 @@ func (r *Root) Entries(ctx context.Context, bottle string) iter.Seq2[Entry, erro
 		if flooded || l.stopped {
 			yield(Entry{}, fmt.Errorf("bottle %s: over %d names or %d MiB in %s: %w",
 				bottle, maxNames, maxListBytes>>20, b.path, ErrFlooded))
+			if l.crowded() {
+				l.forget() // some that were not seen this time may be there: their files' times tell their ages
+			}
 		} else {
 			l.forget()
 		}
@@ -334,6 +337,13 @@ func (l *listing) errors(yield func(Entry, error) bool) bool {
 		}
 	}
 	return true
+}
+
+// crowded tells whether more is remembered than can be there, as of a mailbox that is flooded for ever.
+func (l *listing) crowded() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.ages[l.box.slug]) > 2*maxNames
 }
 
 // forget drops what is remembered of names that are gone.
