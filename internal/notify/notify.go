@@ -84,6 +84,7 @@ type Proposal struct {
 const (
 	maxProposals = 20
 	maxSummary   = 120
+	mostGone     = 1024            // of what is due and not open any more
 	lookEvery    = 5 * time.Second // without a change: for reminders
 	lockEvery    = 2 * time.Second
 	pace         = 300 * time.Millisecond // between two looks, at least
@@ -288,6 +289,15 @@ func (q *outbox) put(items []operator.Item, due map[string]bool) {
 		if was, ok := q.due[k]; !ok || was {
 			q.due[k] = reminder
 		}
+	}
+	if len(q.due) > len(items)+mostGone { // the sink is stuck, and a sidecar has something else open at each look
+		left := map[string]bool{}
+		for _, it := range items {
+			if reminder, ok := q.due[key(it)]; ok {
+				left[key(it)] = reminder
+			}
+		}
+		q.due = left
 	}
 	select {
 	case q.wake <- struct{}{}:

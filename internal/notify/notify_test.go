@@ -199,6 +199,22 @@ func TestSlowSink(t *testing.T) {
 	})
 }
 
+// What is to be told through a sink that is stuck is bounded, whatever comes and goes meanwhile.
+func TestStuckSink(t *testing.T) {
+	q := &outbox{wake: make(chan struct{}, 1), due: map[string]bool{}}
+	var last operator.Item
+	for i := range 5 * mostGone {
+		last = operator.Item{Ref: operator.Ref{Bottle: "web", ID: queue.ID(fmt.Sprint(i))}}
+		q.put([]operator.Item{last}, map[string]bool{key(last): false})
+	}
+	if n := len(q.due); n > mostGone+1 {
+		t.Errorf("%d are due", n)
+	}
+	if items, _, open := q.take(); len(items) != 1 || items[0].Ref != last.Ref || open != 1 {
+		t.Errorf("take = %v, %d; want the one that is open", items, open)
+	}
+}
+
 // slowDesk takes its time to look, and always has something new.
 type slowDesk struct {
 	*board
