@@ -583,7 +583,7 @@ func (r *Root) Forget(ctx context.Context, bottle string) (err error) {
 	if err := dir.Rename(bottle, gone); err != nil {
 		gone = bottle // a mount: empty it where it is
 	}
-	if err := dir.RemoveAll(gone); err != nil {
+	if err := removeTree(dir, gone); err != nil {
 		return fmt.Errorf("what is left is in %s: %w", filepath.Join(r.path, gone), err)
 	}
 	r.mu.Lock()
@@ -608,11 +608,66 @@ func (r *Root) removeForgotten(dir *os.Root) {
 	names, _ := f.Readdirnames(-1)
 	for _, name := range names {
 		if strings.HasPrefix(name, forgotten) {
-			if err := dir.RemoveAll(name); err != nil {
+			if err := removeTree(dir, name); err != nil {
 				r.log.Warn("removing a forgotten bottle failed", "name", quote(name), "err", err)
 			}
 		}
 	}
+}
+
+// removeTree removes what a sidecar left, which may be deeper than RemoveAll can have files open.
+func removeTree(dir *os.Root, name string) error {
+	err := dir.RemoveAll(name)
+	if !errors.Is(err, syscall.EMFILE) {
+		return err
+	}
+	sub, err := dir.OpenRoot(name) // no link leads out of it, whatever a sidecar does meanwhile
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(flatten(sub), sub.Close()); err != nil {
+		return err
+	}
+	return dir.RemoveAll(name)
+}
+
+// flatten removes the directories in root, after moving those in them up into it, level by level.
+func flatten(root *os.Root) error {
+	for {
+		subs, err := subdirs(root, ".")
+		if err != nil || len(subs) == 0 {
+			return err
+		}
+		for _, sub := range subs {
+			below, err := subdirs(root, sub)
+			if err != nil {
+				return err
+			}
+			for _, name := range below {
+				if err := root.Rename(sub+"/"+name, string(NewID())); err != nil {
+					return err
+				}
+			}
+			if err := root.RemoveAll(sub); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+func subdirs(root *os.Root, name string) (names []string, err error) {
+	f, err := root.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	all, err := f.ReadDir(-1)
+	for _, e := range all {
+		if e.IsDir() {
+			names = append(names, e.Name())
+		}
+	}
+	return names, err
 }
 
 // Close implements Inbox.

@@ -408,6 +408,40 @@ func TestForgetLeavesNothing(t *testing.T) {
 	}
 }
 
+// TestFlatten: a tree that is deeper than files can be open goes all the same, and nothing behind a link in it.
+func TestFlatten(t *testing.T) {
+	dir, outside := t.TempDir(), t.TempDir()
+	writeFile(t, filepath.Join(outside, "kept"), "")
+	for _, start := range []string{"a", "b"} {
+		path := filepath.Join(dir, start)
+		for range 50 {
+			if err := os.MkdirAll(filepath.Join(path, "side"), 0o700); err != nil {
+				t.Fatal(err)
+			}
+			writeFile(t, filepath.Join(path, "file"), "")
+			if err := os.Symlink(outside, filepath.Join(path, "out")); err != nil {
+				t.Fatal(err)
+			}
+			path = filepath.Join(path, "deep")
+		}
+	}
+	writeFile(t, filepath.Join(dir, "file"), "")
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer root.Close()
+	if err := flatten(root); err != nil {
+		t.Errorf("flatten = %v", err)
+	}
+	if got := names(t, dir); !slices.Equal(got, []string{"file"}) {
+		t.Errorf("it holds %q, want its file and no directory", got)
+	}
+	if got := names(t, outside); !slices.Equal(got, []string{"kept"}) {
+		t.Errorf("outside holds %q, want what was there", got)
+	}
+}
+
 // TestTwoUsers runs the two sides under different users, in the way that docs/mailbox.md gives for it: a shared group.
 func TestTwoUsers(t *testing.T) {
 	const sidecar, operator, group = 61001, 61002, 61003
