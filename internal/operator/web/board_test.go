@@ -2,7 +2,9 @@ package web
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -10,6 +12,8 @@ import (
 	"time"
 
 	"github.com/bot-bottle/supervise/internal/operator"
+	"github.com/bot-bottle/supervise/internal/safetext"
+	"github.com/bot-bottle/supervise/queue"
 )
 
 // still is a desk of which nothing changes but its trail.
@@ -84,4 +88,17 @@ func TestBoardSettles(t *testing.T) {
 			t.Fatal(err)
 		}
 	})
+}
+
+// TestSortBy: the order by host is worked out once for each proposal, not at each comparison.
+func TestSortBy(t *testing.T) {
+	var items []*operator.Item
+	for i := range 100 {
+		items = append(items, &operator.Item{Ref: operator.Ref{Bottle: "web", ID: queue.ID(fmt.Sprint(i))}, Host: safetext.Untrusted(fmt.Sprint(i * 37 % 10))})
+	}
+	asked := 0
+	sortBy(items, func(it *operator.Item) string { asked++; return it.Host.Raw() })
+	if asked != len(items) || !slices.IsSortedFunc(items, where{Group: "host"}.compare) {
+		t.Errorf("%d heads were asked for, want %d, and the order of the inbox", asked, len(items))
+	}
 }

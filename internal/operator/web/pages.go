@@ -159,12 +159,27 @@ func (w where) match() func(*operator.Item) bool {
 
 // compare is the order in which it is shown.
 func (w where) compare(a, b *operator.Item) int {
-	if head := groupBy(w.Group); head != nil {
+	return compareBy(groupBy(w.Group), a, b)
+}
+
+func compareBy(head func(*operator.Item) string, a, b *operator.Item) int {
+	if head != nil {
 		if c := cmp.Or(boolOrder(a.State != operator.Stuck, b.State != operator.Stuck), strings.Compare(head(a), head(b))); c != 0 {
 			return c
 		}
 	}
 	return a.Compare(b)
+}
+
+// sortBy asks for the head of each item once: that of a long host in another script takes a while.
+func sortBy(items []*operator.Item, head func(*operator.Item) string) {
+	heads := make(map[*operator.Item]string, len(items))
+	for _, it := range items {
+		heads[it] = head(it)
+	}
+	slices.SortStableFunc(items, func(a, b *operator.Item) int {
+		return compareBy(func(it *operator.Item) string { return heads[it] }, a, b)
+	})
 }
 
 // pick is what is open there, but for the abandoned ones.
@@ -175,8 +190,8 @@ func (w where) pick(v view) []*operator.Item {
 			items = append(items, it)
 		}
 	}
-	if w.Group != "" {
-		slices.SortStableFunc(items, w.compare)
+	if head := groupBy(w.Group); head != nil {
+		sortBy(items, head)
 	}
 	return items
 }
