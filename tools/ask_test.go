@@ -332,6 +332,25 @@ func TestUndone(t *testing.T) {
 	})
 }
 
+// TestUndoneBeforeItWasSeen: a sidecar that sees an answer late, as one that was suspended does, does not deliver what was taken back meanwhile.
+func TestUndoneBeforeItWasSeen(t *testing.T) {
+	bubble(t, Options{}, func(t *testing.T, r *rig) {
+		late := make(chan struct{})
+		r.box.late = late
+		call := r.asked("egress-block", askGitHub)
+		id := r.box.only(t)
+		r.box.respond(t, id, queue.Response{Status: queue.Approved, Outcome: queue.Live})
+		time.Sleep(time.Minute)
+		if err := r.box.mem.Undone(t.Context(), bottle, id); err != nil {
+			t.Fatal(err)
+		}
+		close(late)
+		if got := <-call; got.meta.Status != "rejected" || got.meta.UndoneAt.IsZero() {
+			t.Errorf("the call that waited = %+v, want that it was taken back", got)
+		}
+	})
+}
+
 func TestRejectedMayBeRetriedThreeTimes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBox()

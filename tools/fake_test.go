@@ -29,6 +29,7 @@ type box struct {
 	strays  map[queue.ID]queue.Entry               // guarded by mu; found by Get though they should not be there
 	removed map[queue.ID]bool                      // guarded by mu
 	gate    <-chan struct{}                        // not nil: what Put waits for
+	late    <-chan struct{}                        // not nil: what Wait waits for when it has the response
 	waits   map[queue.ID][]context.CancelCauseFunc // guarded by mu
 }
 
@@ -58,7 +59,11 @@ func (b *box) Wait(ctx context.Context, id queue.ID) (queue.Response, error) {
 	b.mu.Lock()
 	b.waits[id] = append(b.waits[id], cancel)
 	b.mu.Unlock()
-	return b.Mailbox.Wait(ctx, id)
+	r, err := b.Mailbox.Wait(ctx, id)
+	if b.late != nil {
+		<-b.late
+	}
+	return r, err
 }
 
 // Put waits for the gate, as for a disk.

@@ -218,7 +218,7 @@ func (w *waiter) run(ctx context.Context, notify Notify) (*mcp.CallToolResult, e
 		switch {
 		case err == nil:
 			growStack()
-			return w.deliver(ctx, w.facts, r), nil
+			return w.deliver(ctx, w.seen(ctx, r), r), nil
 		case errors.Is(cause, ErrShutdown) || errors.Is(err, queue.ErrClosed):
 			return w.pending(w.facts, ReasonRestart, "the supervise server is restarting"), nil
 		case cause != nil:
@@ -231,6 +231,21 @@ func (w *waiter) run(ctx context.Context, notify Notify) (*mcp.CallToolResult, e
 			return nil, w.failed(w.tool, "waiting for proposal "+string(w.id), err)
 		}
 	}
+}
+
+// seenLate is after which time an answer may have been taken back before it was seen: by a process that was suspended, or on a mount
+// that tells of nothing.
+const seenLate = time.Second
+
+// seen is what is known of the proposal now that its answer has been seen.
+func (w *waiter) seen(ctx context.Context, r queue.Response) facts {
+	f := w.facts
+	if time.Since(r.DecidedAt).Abs() > seenLate {
+		if e, err := w.get(ctx, w.id); err == nil {
+			f.undone = e.Undone
+		}
+	}
+	return f
 }
 
 // aside runs f on a stack of its own: that of the caller, which waits for hours, stays as small as it is.
