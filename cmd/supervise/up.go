@@ -10,6 +10,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"net"
 	"os"
@@ -106,30 +107,56 @@ func (l layout) own(state string, named bool) error {
 	if err != nil {
 		return err
 	}
-	path := sha256.Sum256([]byte(abs))
+	made := os.Mkdir(l.dir, 0o755)
+	if made != nil && named {
+		made = os.MkdirAll(l.dir, 0o755)
+	}
+	if made != nil && !errors.Is(made, fs.ErrExist) {
+		return fmt.Errorf("making %s: %w", l.dir, made)
+	}
+	in, err := filepath.EvalSymlinks(filepath.Dir(abs)) // one place, by whatever links one went there
+	if err != nil {
+		return fmt.Errorf("making %s: %w", l.dir, err)
+	}
+	path := sha256.Sum256([]byte(filepath.Join(in, filepath.Base(abs))))
 	here, there := filepath.Join(l.dir, ".mark"), filepath.Join(state, "up", hex.EncodeToString(path[:]))
-	err = os.Mkdir(l.dir, 0o755)
-	switch {
-	case err != nil && named:
-		err = os.MkdirAll(l.dir, 0o755)
-	case errors.Is(err, fs.ErrExist):
+	if made != nil {
 		mark, merr := os.ReadFile(there)
-		if have, herr := os.ReadFile(here); state == "" || merr != nil || herr != nil || len(mark) == 0 || !bytes.Equal(have, mark) {
+		if have, herr := readMark(here); state == "" || merr != nil || herr != nil || len(mark) == 0 || !bytes.Equal(have, mark) {
 			return hint(fmt.Errorf("%s was not made by up here, and what is in it says what is reached and which files are written", l.dir), "if it is yours: supervise up --dir %s", quote(l.dir))
 		}
 		return nil
 	}
-	if err != nil {
-		return fmt.Errorf("making %s: %w", l.dir, err)
-	}
 	mark := []byte(rand.Text())
-	if err := os.WriteFile(here, mark, 0o600); err != nil {
+	if err := writeMark(here, mark); err != nil {
 		return fmt.Errorf("making %s: %w", here, err)
 	}
 	if state != "" { // what cannot be kept there has to be named again
 		_ = errors.Join(os.MkdirAll(filepath.Dir(there), 0o700), os.WriteFile(there, mark, 0o600))
 	}
 	return nil
+}
+
+// readMark reads no link, which could lead to the very mark that is kept, and waits for nobody.
+func readMark(path string) ([]byte, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return io.ReadAll(io.LimitReader(f, 1<<10))
+}
+
+func writeMark(path string, mark []byte) error {
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(mark)
+	return errors.Join(err, f.Close())
 }
 
 // settle makes what is missing and leaves what is there.
