@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -228,6 +229,9 @@ const accessList = "system.posix_acl_access"
 
 // keepAccessList gives f the access list of the file it is to replace. Where that has none, f may have one from the directory.
 func keepAccessList(f *os.File, real string) error {
+	if runtime.GOOS != "linux" {
+		return nil // others have none under this name, and each its own error for that
+	}
 	list := make([]byte, 64<<10) // the largest attribute that Linux has
 	n, err := unix.Lgetxattr(real, accessList, list)
 	switch {
