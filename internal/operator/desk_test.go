@@ -1126,6 +1126,25 @@ func TestUndo(t *testing.T) {
 	}
 }
 
+// TestUndoneIsNotTold: an operator hears that an agent may still be told of the approval.
+func TestUndoneIsNotTold(t *testing.T) {
+	r := newRig(t)
+	d := r.desk("ann@host")
+	ref := r.put(egressFor("registry.npmjs.org", "/"))
+	if _, err := r.approve(d, ref); err != nil {
+		t.Fatal(err)
+	}
+	r.write(filepath.Join(r.root, "web", string(ref.ID)+".proposal.json"), "{") // a hostile sidecar's
+	res, err := d.Undo(t.Context(), ref, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := "an agent that asks for this answer again hears that it was approved: "; !strings.HasPrefix(res.Notes[len(res.Notes)-1], want) {
+		t.Errorf("notes %q, want %q and why", res.Notes, want)
+	}
+	r.wantRoutes(baseRoutes)
+}
+
 // TestRetryAfterUndo: of the same question it is said that what was approved was undone, and by whom; but not once it was decided again.
 func TestRetryAfterUndo(t *testing.T) {
 	r := newRig(t)

@@ -72,7 +72,7 @@ func (d *Desk) undo(ctx context.Context, ref Ref, progress io.Writer) (*Result, 
 	}
 	ctx = context.WithoutCancel(ctx)
 	if err := d.opts.Inbox.Undone(ctx, rec.Bottle, rec.ID); err != nil && !errors.Is(err, queue.ErrNotFound) { // pruned, or forgotten
-		d.log.Warn("an agent that asks for this answer again will hear that it was approved", "bottle", rec.Bottle, "id", rec.ID, "err", err)
+		res.Notes = append(res.Notes, "an agent that asks for this answer again hears that it was approved: "+err.Error())
 	}
 	rec.UndoneBy, rec.UndoneAt = d.opts.By, time.Now().UTC().Truncate(time.Microsecond)
 	e := rec.entry(EventUndone)
