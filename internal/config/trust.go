@@ -1,6 +1,7 @@
 package config
 
 import (
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -71,12 +72,18 @@ const maxLinks = 40 // as Linux follows
 // way refuses a path on which somebody else's link is, who says with it which file is meant: it may be ours, as in a checkout,
 // and its text another's. What the path leads to must be the file that was opened.
 func (t trust) way(file fs.FileInfo, path string) error {
-	at, rest, links := "/", path, 0
+	at, rest, links, link := "/", path, 0, ""
 	for {
 		var name string
 		name, rest, _ = strings.Cut(strings.TrimLeft(rest, "/"), "/")
 		next := filepath.Join(at, name) // at holds no link: .. is its parent
 		st, err := os.Lstat(next)
+		if errors.Is(err, fs.ErrNotExist) && link != "" && removed(file) {
+			// A link of the system to an open file, which leads there though it has no name: as /dev/stdin after <<.
+			if in, serr := os.Stat(link); serr == nil && os.SameFile(in, file) && removed(in) {
+				return nil
+			}
+		}
 		if err != nil {
 			return err
 		}
@@ -95,6 +102,7 @@ func (t trust) way(file fs.FileInfo, path string) error {
 			return fmt.Errorf("%s: %w", path, syscall.ELOOP)
 		}
 		links++
+		link = next
 		to, err := os.Readlink(next)
 		if err != nil {
 			return err
@@ -105,6 +113,8 @@ func (t trust) way(file fs.FileInfo, path string) error {
 		rest = to + "/" + rest
 	}
 }
+
+func removed(st fs.FileInfo) bool { return st.Sys().(*syscall.Stat_t).Nlink == 0 }
 
 // others tells whose a file is that is neither ours nor root's.
 func (t trust) others(st fs.FileInfo) (uid uint32, ok bool) {

@@ -123,6 +123,21 @@ func TestTrustOfAPipe(t *testing.T) {
 	}
 }
 
+// TestTrustOfARemovedFile: some shells make such a one of <<, and it is named in /dev/fd or as /dev/stdin.
+func TestTrustOfARemovedFile(t *testing.T) {
+	f, err := os.Create(filepath.Join(t.TempDir(), "here"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if err := errors.Join(f.Chmod(0o600), os.Remove(f.Name())); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := LoadHost(fmt.Sprintf("/dev/fd/%d", f.Fd()), func(string) string { return "" }); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestTrustOfRootsFile(t *testing.T) {
 	f, err := os.Open("/etc/passwd")
 	if err != nil {
