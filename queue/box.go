@@ -322,6 +322,9 @@ func (b *box) lookupOnce(id ID) (f found, again bool, err error) {
 		}
 		if info, err := b.lstat(undoneName(id)); err == nil {
 			f.Undone = info.ModTime()
+			if now := time.Now(); now.Before(f.Undone) || !storable(f.Undone) {
+				f.Undone = now
+			}
 		} else if !errors.Is(err, fs.ErrNotExist) {
 			return f, false, err
 		}

@@ -273,3 +273,21 @@ func TestFloodedIsNotRemembered(t *testing.T) {
 		t.Errorf("%d ages of what is gone are kept", n)
 	}
 }
+
+// TestUndoneFromTheFuture: when something was taken back can be written as JSON, whatever time its file has.
+func TestUndoneFromTheFuture(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "web")
+	d := openDir(t, dir, Options{})
+	p := putNew(t, d)
+	foreign(t, dir, p.ID, approval(p.ID))
+	name := filepath.Join(dir, undoneName(p.ID))
+	writeFile(t, name, "")
+	for _, at := range []time.Time{time.Now().Add(time.Hour), time.Date(20000, 1, 1, 0, 0, 0, 0, time.UTC), time.Date(-5, 1, 1, 0, 0, 0, 0, time.UTC)} {
+		if err := os.Chtimes(name, at, at); err != nil {
+			t.Fatal(err)
+		}
+		if e, err := d.Get(t.Context(), p.ID); err != nil || time.Since(e.Undone) < 0 || e.Undone.IsZero() || !storable(e.Undone) {
+			t.Errorf("of %v: Undone = %v, %v", at, e.Undone, err)
+		}
+	}
+}
