@@ -470,7 +470,11 @@ func (m *model) undoDone(msg undoneMsg) tea.Cmd {
 	} else if msg.err != nil {
 		m.say(danger, "not undone: %s: %s", msg.what, oneLine(msg.err.Error()))
 	} else {
-		m.say(good, "undone: %s", msg.what)
+		text := "undone: " + msg.what
+		for _, n := range msg.res.Notes {
+			text += "; " + oneLine(n)
+		}
+		m.say(good, "%s", text)
 		if c := m.cards[msg.ref]; c != nil {
 			c.did, c.lines = "", nil
 		}

@@ -248,6 +248,14 @@ func TestUndo(t *testing.T) {
 			r.wantNot("u undo")
 		})
 	})
+	t.Run("with something to say", func(t *testing.T) {
+		desk := three()
+		desk.notes = []string{"its agent may still hear\x1b of it"}
+		start(t, 120, 40, desk, func(r *rig) {
+			r.press("a", "u", "y")
+			r.wantScreen(`undone: one: allow a.example.com /a/; its agent may still hear\x1b of it`)
+		})
+	})
 	t.Run("that does not hold", func(t *testing.T) {
 		desk := three()
 		start(t, 120, 40, desk, func(r *rig) {

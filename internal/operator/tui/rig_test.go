@@ -51,6 +51,7 @@ type fakeDesk struct {
 	edited  func(ref operator.Ref, edited string) (*operator.Preview, error)
 	approve func(ctx context.Context, ref operator.Ref, d operator.Decision) (*operator.Result, error)
 	undo    error         // Undo fails with it
+	notes   []string      // Undo has them to say
 	hold    chan struct{} // Show waits for it
 }
 
@@ -202,7 +203,7 @@ func (d *fakeDesk) Undo(_ context.Context, ref operator.Ref, _ io.Writer) (*oper
 	if d.undo != nil {
 		return nil, d.undo
 	}
-	return &operator.Result{Ref: ref, Status: queue.Approved}, nil
+	return &operator.Result{Ref: ref, Status: queue.Approved, Notes: d.notes}, nil
 }
 
 func (d *fakeDesk) History(_ context.Context, f operator.HistoryFilter) iter.Seq2[operator.LedgerEntry, error] {
