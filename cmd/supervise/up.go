@@ -123,7 +123,7 @@ func (l layout) own(state string, named bool) error {
 	if made != nil {
 		mark, merr := os.ReadFile(there)
 		if have, herr := readMark(here); state == "" || merr != nil || herr != nil || len(mark) == 0 || !bytes.Equal(have, mark) {
-			return hint(fmt.Errorf("%s was not made by up here, and what is in it says what is reached and which files are written", l.dir), "if it is yours: supervise up --dir %s", quote(l.dir))
+			return hint(fmt.Errorf("%s is not known as made by up here, and what is in it says what is reached and which files are written", l.dir), "if it is yours: supervise up --dir %s", quote(l.dir))
 		}
 		return nil
 	}
