@@ -470,11 +470,11 @@ func (m *model) undoDone(msg undoneMsg) tea.Cmd {
 	} else if msg.err != nil {
 		m.say(danger, "not undone: %s: %s", msg.what, oneLine(msg.err.Error()))
 	} else {
-		text := "undone: " + msg.what
+		text := []string{"undone: " + msg.what}
 		for _, n := range msg.res.Notes {
-			text += "; " + oneLine(n)
+			text = append(text, oneLine(n))
 		}
-		m.say(good, "%s", text)
+		m.say(good, "%s", strings.Join(text, "; "))
 		if c := m.cards[msg.ref]; c != nil {
 			c.did, c.lines = "", nil
 		}
