@@ -1,7 +1,6 @@
 package tools
 
 import (
-	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -280,7 +279,9 @@ func (t *Tools) checkPending(ctx context.Context, tool string) error {
 func (t *Tools) load(ctx context.Context) error {
 	var entries []queue.Entry
 	since := time.Now().Add(-max(remembered, t.opts.Redeliver))
+	// What is open was asked after the same that is archived: ids alone tell that only while no clock is set back.
 	for _, seq := range []func(func(queue.Entry, error) bool){t.opts.Mailbox.Recent(ctx, since), t.opts.Mailbox.Entries(ctx)} {
+		first := len(entries)
 		for e, err := range seq {
 			switch {
 			case err == nil:
@@ -292,10 +293,8 @@ func (t *Tools) load(ctx context.Context) error {
 				return err
 			}
 		}
+		slices.SortFunc(entries[first:], func(a, b queue.Entry) int { return strings.Compare(string(a.Proposal.ID), string(b.Proposal.ID)) })
 	}
-	slices.SortFunc(entries, func(a, b queue.Entry) int { // as they were asked; ids alone tell that only while no clock is set back
-		return cmp.Or(order(a.Delivered.IsZero(), b.Delivered.IsZero()), strings.Compare(string(a.Proposal.ID), string(b.Proposal.ID)))
-	})
 	rejected := make(map[string]bool) // by key: the newest so far
 	for _, e := range entries {
 		p, err := payload.Parse(e.Proposal.Tool, e.Proposal.ProposedFile)
@@ -311,17 +310,6 @@ func (t *Tools) load(ctx context.Context) error {
 	t.records.inOrder()
 	t.sweepLocked()
 	return nil
-}
-
-// order puts false before true.
-func order(a, b bool) int {
-	switch {
-	case a == b:
-		return 0
-	case b:
-		return -1
-	}
-	return 1
 }
 
 // failed logs a failure of ours and returns what the agent is told.
