@@ -44,8 +44,8 @@ type responseFile struct {
 	DecidedAt  *time.Time `json:"decided_at,omitempty"`
 }
 
-// responseIn reads what responseFile writes. What a foreign operator need not write cannot make its answer bad either.
-type responseIn struct {
+// lenient reads what responseFile does not. What a foreign operator need not write cannot make its answer bad either.
+type lenient struct {
 	ProposalID string          `json:"proposal_id"`
 	Status     string          `json:"status"`
 	Notes      *string         `json:"notes"`
@@ -203,8 +203,8 @@ func parseProposal(data []byte, slug string, id ID) (Proposal, error) {
 
 // parseResponse reads the file <id>.response.json, last modified at mtime.
 func parseResponse(data []byte, id ID, mtime time.Time) (Response, error) {
-	var f responseIn
-	if err := decode(data, &f); err != nil {
+	f, err := decodeResponse(data)
+	if err != nil {
 		return Response{}, err
 	}
 	r := Response{ProposalID: id, Status: Status(f.Status)}
@@ -220,13 +220,14 @@ func parseResponse(data []byte, id ID, mtime time.Time) (Response, error) {
 	if f.FinalFile != nil {
 		r.FinalFile = *f.FinalFile
 	}
-	if !parsed(f.Outcome, &r.Outcome) || !knownOutcome(r.Outcome) {
-		r.Outcome = ""
+	if o := Outcome(f.Outcome); knownOutcome(o) {
+		r.Outcome = o
 	}
-	if !parsed(f.Digest, &r.Digest) {
-		r.Digest = ""
+	r.Digest = f.Digest
+	if f.DecidedAt != nil {
+		r.DecidedAt = *f.DecidedAt
 	}
-	if !parsed(f.DecidedAt, &r.DecidedAt) || r.DecidedAt.IsZero() || !storable(r.DecidedAt) {
+	if r.DecidedAt.IsZero() || !storable(r.DecidedAt) {
 		r.DecidedAt = mtime
 		if now := time.Now(); now.Before(mtime) || !storable(mtime) {
 			r.DecidedAt = now
@@ -234,6 +235,27 @@ func parseResponse(data []byte, id ID, mtime time.Time) (Response, error) {
 	}
 	r.DecidedAt = r.DecidedAt.UTC().Round(0)
 	return r, nil
+}
+
+func decodeResponse(data []byte) (f responseFile, err error) {
+	if decode(data, &f) == nil { // as the desk's are, and the agent waits
+		return f, nil
+	}
+	var in lenient
+	if err := decode(data, &in); err != nil {
+		return f, err
+	}
+	f = responseFile{ProposalID: in.ProposalID, Status: in.Status, Notes: in.Notes, FinalFile: in.FinalFile}
+	if !parsed(in.Outcome, &f.Outcome) {
+		f.Outcome = ""
+	}
+	if !parsed(in.Digest, &f.Digest) {
+		f.Digest = ""
+	}
+	if !parsed(in.DecidedAt, &f.DecidedAt) {
+		f.DecidedAt = nil
+	}
+	return f, nil
 }
 
 // parsed is for what may be missing.

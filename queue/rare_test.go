@@ -136,7 +136,7 @@ func TestGlanceAtArchived(t *testing.T) {
 	was := d.open[p.ID]
 	d.delivers.add(p.ID, time.Now()) // as Archive does while the glance reads the file
 	d.mu.Unlock()
-	if !(&dirLoop{Dir: d}).glance(p.ID) {
+	if !(&dirLoop{Dir: d, watching: true}).glance(p.ID) {
 		t.Error("a glance was not enough")
 	}
 	d.mu.Lock()

@@ -159,11 +159,12 @@ func (l *dirLoop) event(ev fsnotify.Event, ok bool) {
 	}
 }
 
-// glance looks at one response, and tells whether that was enough.
+// glance looks at one response, and tells whether that was enough. It looks where the event was, in the directory that is watched: of
+// one that was replaced the event tells itself, and what stands in it still was decided all the same.
 func (l *dirLoop) glance(id ID) bool {
 	l.boxMu.RLock()
 	defer l.boxMu.RUnlock()
-	if l.box == nil || !l.box.current(l.path) {
+	if l.box == nil || !l.watching {
 		return false
 	}
 	l.mu.Lock()
