@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"iter"
 	"log/slog"
@@ -28,6 +29,7 @@ type RootOptions struct {
 	Fault Fault // for tests
 
 	newWatcher func() (*watcher, error) // if nil, fsnotify
+	maxRemoved int                      // names that Forget removes; if zero, as many as said there
 }
 
 // Root is the Inbox over a directory of mailboxes. A directory in it whose name is a slug is a bottle's; other names are
@@ -51,6 +53,8 @@ type Root struct {
 	wakeLoop chan struct{}
 	done     chan struct{}
 	loop     sync.WaitGroup
+
+	removing func(mailbox *os.Root) // for tests: called before each name that Forget removes; nil: not
 }
 
 const maxReported = 1024 // names of one bottle whose badness is remembered
@@ -59,6 +63,7 @@ const maxReported = 1024 // names of one bottle whose badness is remembered
 func OpenRoot(root string, opts RootOptions) (*Root, error) {
 	opts.PollFast = cmp.Or(opts.PollFast, 50*time.Millisecond)
 	opts.PollSlow = cmp.Or(opts.PollSlow, time.Second)
+	opts.maxRemoved = cmp.Or(opts.maxRemoved, maxRemoved)
 	if opts.newWatcher == nil {
 		opts.newWatcher = newWatcher
 	}
@@ -547,7 +552,11 @@ func (r *Root) won(b *box, resp Response) error {
 	return ErrLate
 }
 
-const forgotten = ".forgotten-"
+const (
+	forgotten    = ".forgotten-"
+	maxRemoved   = 1 << 18 // names that Forget removes: an honest mailbox has some ten thousands
+	shareRemoved = 1 << 12 // of what it left, those that each command after it removes
+)
 
 // Forget implements Inbox. The directory is first renamed to a name that is no bottle's, so that a sidecar that starts
 // meanwhile gets a new one.
@@ -583,8 +592,9 @@ func (r *Root) Forget(ctx context.Context, bottle string) (err error) {
 	if err := dir.Rename(bottle, gone); err != nil {
 		gone = bottle // a mount: empty it where it is
 	}
-	if err := removeTree(dir, gone); err != nil {
-		return fmt.Errorf("what is left is in %s: %w", filepath.Join(r.path, gone), err)
+	if err := r.removeTree(dir, gone, r.opts.maxRemoved); err != nil {
+		left := filepath.Join(r.path, gone)
+		return fmt.Errorf("what is left is in %s: %w; stop its container, then rm -rf %s", left, err, left)
 	}
 	r.mu.Lock()
 	delete(r.ages, bottle)
@@ -598,7 +608,7 @@ func (r *Root) Forget(ctx context.Context, bottle string) (err error) {
 	return errors.Join(f.Sync(), f.Close())
 }
 
-// removeForgotten finishes what a crash in Forget left.
+// removeForgotten goes on with what Forget left, after a crash or because there was too much.
 func (r *Root) removeForgotten(dir *os.Root) {
 	f, err := dir.Open(".")
 	if err != nil {
@@ -608,64 +618,77 @@ func (r *Root) removeForgotten(dir *os.Root) {
 	names, _ := f.Readdirnames(-1)
 	for _, name := range names {
 		if strings.HasPrefix(name, forgotten) {
-			if err := removeTree(dir, name); err != nil {
+			if err := r.removeTree(dir, name, shareRemoved); err != nil {
 				r.log.Warn("removing a forgotten bottle failed", "name", quote(name), "err", err)
 			}
 		}
 	}
 }
 
-// removeTree removes what a sidecar left, which may be deeper than RemoveAll can have files open.
-func removeTree(dir *os.Root, name string) error {
-	err := dir.RemoveAll(name)
-	if !errors.Is(err, syscall.EMFILE) {
-		return err
-	}
-	sub, err := dir.OpenRoot(name) // no link leads out of it, whatever a sidecar does meanwhile
+// removeTree removes what a sidecar left. That may be deeper than files can be open: a directory that is not empty is moved up. And
+// it may become more all the time, if something still writes there: so it gives up when it has handled that many names.
+func (r *Root) removeTree(dir *os.Root, name string, most int) error {
+	top, err := dir.OpenRoot(name) // no link leads out of it, whatever a sidecar does meanwhile
 	if err != nil {
-		return err
+		return unlessGone(err)
 	}
-	if err := errors.Join(flatten(sub), sub.Close()); err != nil {
-		return err
+	defer top.Close()
+	// batch removes some of what is in a directory, and gives those directories to full that are not empty.
+	batch := func(in string, full func(name string) error) (some bool, err error) {
+		names, err := someNames(top, in)
+		for _, name := range names {
+			if most--; most < 0 {
+				return true, errors.New("there is more than is removed at once, perhaps more all the time")
+			}
+			if r.removing != nil {
+				r.removing(top)
+			}
+			name = filepath.Join(in, name)
+			err := top.Remove(name)
+			if notEmpty(err) {
+				err = full(name)
+			}
+			if unlessGone(err) != nil {
+				return true, err
+			}
+		}
+		return len(names) > 0, unlessGone(err)
 	}
-	return dir.RemoveAll(name)
-}
-
-// flatten removes the directories in root, after moving those in them up into it, level by level.
-func flatten(root *os.Root) error {
+	moveUp := func(name string) error { return top.Rename(name, string(NewID())) }
+	flatten := func(name string) error { _, err := batch(name, moveUp); return err }
 	for {
-		subs, err := subdirs(root, ".")
-		if err != nil || len(subs) == 0 {
+		if some, err := batch(".", flatten); err != nil {
 			return err
+		} else if some {
+			continue
 		}
-		for _, sub := range subs {
-			below, err := subdirs(root, sub)
-			if err != nil {
-				return err
-			}
-			for _, name := range below {
-				if err := root.Rename(sub+"/"+name, string(NewID())); err != nil {
-					return err
-				}
-			}
-			if err := root.RemoveAll(sub); err != nil {
-				return err
-			}
+		if err := dir.Remove(name); !notEmpty(err) { // a mount cannot be removed, and is empty now
+			return unlessGone(err)
 		}
 	}
 }
 
-func subdirs(root *os.Root, name string) (names []string, err error) {
-	f, err := root.Open(name)
+// unlessGone is err, unless that says that there is nothing.
+func unlessGone(err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
+}
+
+func notEmpty(err error) bool {
+	return errors.Is(err, syscall.ENOTEMPTY) || errors.Is(err, syscall.EEXIST)
+}
+
+func someNames(root *os.Root, dir string) ([]string, error) {
+	f, err := root.OpenFile(dir, os.O_RDONLY|syscall.O_DIRECTORY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
-	all, err := f.ReadDir(-1)
-	for _, e := range all {
-		if e.IsDir() {
-			names = append(names, e.Name())
-		}
+	names, err := f.Readdirnames(1024)
+	if errors.Is(err, io.EOF) {
+		err = nil
 	}
 	return names, err
 }

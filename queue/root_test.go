@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -408,12 +409,12 @@ func TestForgetLeavesNothing(t *testing.T) {
 	}
 }
 
-// TestFlatten: a tree that is deeper than files can be open goes all the same, and nothing behind a link in it.
-func TestFlatten(t *testing.T) {
-	dir, outside := t.TempDir(), t.TempDir()
+// TestRemoveTree: a tree that is deeper than files can be open goes all the same, and nothing behind a link in it.
+func TestRemoveTree(t *testing.T) {
+	root, outside := t.TempDir(), t.TempDir()
 	writeFile(t, filepath.Join(outside, "kept"), "")
 	for _, start := range []string{"a", "b"} {
-		path := filepath.Join(dir, start)
+		path := filepath.Join(root, "web", start)
 		for range 50 {
 			if err := os.MkdirAll(filepath.Join(path, "side"), 0o700); err != nil {
 				t.Fatal(err)
@@ -425,20 +426,86 @@ func TestFlatten(t *testing.T) {
 			path = filepath.Join(path, "deep")
 		}
 	}
-	writeFile(t, filepath.Join(dir, "file"), "")
-	root, err := os.OpenRoot(dir)
+	for i := range 3 * 1024 {
+		writeFile(t, filepath.Join(root, "web", "a", "deep", strconv.Itoa(i)), "")
+	}
+	dir, err := os.OpenRoot(root)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer root.Close()
-	if err := flatten(root); err != nil {
-		t.Errorf("flatten = %v", err)
+	defer dir.Close()
+	r := openRoot(t, root, RootOptions{})
+	fewFiles(t, 20)
+	if err := r.removeTree(dir, "web", maxRemoved); err != nil {
+		t.Errorf("removeTree = %v", err)
 	}
-	if got := names(t, dir); !slices.Equal(got, []string{"file"}) {
-		t.Errorf("it holds %q, want its file and no directory", got)
+	if got := names(t, root); len(got) != 0 {
+		t.Errorf("it holds %q, want nothing", got)
 	}
 	if got := names(t, outside); !slices.Equal(got, []string{"kept"}) {
 		t.Errorf("outside holds %q, want what was there", got)
+	}
+}
+
+// fewFiles lets so many more be open until the test ends.
+func fewFiles(t *testing.T, n int) {
+	t.Helper()
+	f, err := os.Open(os.DevNull)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	var was syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &was); err != nil {
+		t.Fatal(err)
+	}
+	few := was
+	few.Cur = uint64(f.Fd()) + uint64(n)
+	if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &few); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &was); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// TestForgetEnds: also while a sidecar still makes directories, and then it says what is to be done.
+func TestForgetEnds(t *testing.T) {
+	root := t.TempDir()
+	if err := os.MkdirAll(filepath.Join(root, "web", "a", "b"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	r := openRoot(t, root, RootOptions{maxRemoved: shareRemoved})
+	made := 0
+	r.removing = func(web *os.Root) { // more than is removed
+		for range 2 {
+			made++
+			if err := web.Mkdir(string(NewID()), 0o700); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	err := r.Forget(t.Context(), "web")
+	if err == nil {
+		t.Fatalf("Forget = nil, with %d directories made meanwhile", made)
+	}
+	left := names(t, root)
+	if len(left) != 1 || !strings.HasPrefix(left[0], forgotten+"web-") {
+		t.Fatalf("the root holds %q", left)
+	}
+	for _, want := range []string{"forgetting bottle web", "stop its container", "rm -rf " + filepath.Join(root, left[0])} {
+		if !strings.Contains(err.Error(), want) {
+			t.Errorf("Forget = %v, want an error that says %q", err, want)
+		}
+	}
+	// Each command that comes after takes its share.
+	before := len(names(t, filepath.Join(root, left[0])))
+	openRoot(t, root, RootOptions{})
+	after := len(names(t, filepath.Join(root, left[0])))
+	if after != before-shareRemoved {
+		t.Errorf("%d directories are left of %d, want %d less", after, before, shareRemoved)
 	}
 }
 
