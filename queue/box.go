@@ -18,8 +18,8 @@ import (
 )
 
 const (
-	maxNames     = 4096      // scanned in one mailbox; past it the mailbox is flooded
-	maxListBytes = 256 << 20 // read in one listing of a mailbox; past it the mailbox is flooded
+	maxNames     = 4096     // scanned in one mailbox; past it the mailbox is flooded
+	maxListBytes = 32 << 20 // read in one listing of a mailbox, half of it at most of what is answered; past it the mailbox is flooded. 8 KiB a name
 	graceBad     = 5 * time.Second
 	presenceMax  = 90 * time.Second
 	staleTemp    = time.Hour

@@ -291,3 +291,60 @@ func TestUndoneFromTheFuture(t *testing.T) {
 		}
 	}
 }
+
+// TestListIsBounded: a mailbox that is full of large files costs each look little, and what was answered does not hide what is open.
+// All that an honest sidecar keeps is shown.
+func TestListIsBounded(t *testing.T) {
+	root := t.TempDir()
+	fill := func(bottle string, n, size int, answered bool) {
+		t.Helper()
+		dir := filepath.Join(root, bottle)
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		p := Proposal{Bottle: bottle, Tool: "egress-block", ProposedFile: string(bytes.Repeat([]byte("x"), size)), ArrivedAt: testTime}
+		p.CurrentFileHash = Hash(p.ProposedFile)
+		for range n {
+			p.ID = NewID()
+			data, err := encodeProposal(p)
+			if err != nil {
+				t.Fatal(err)
+			}
+			writeFile(t, filepath.Join(dir, proposalName(p.ID)), string(data))
+			if answered {
+				foreign(t, dir, p.ID, approval(p.ID))
+			}
+		}
+	}
+	fill("hostile", 40, 1<<20, false)
+	fill("unfetched", 24, 1<<20, true)
+	fill("unfetched", 10, 1<<20, false)
+	fill("many", maxNames, 7<<10, false)
+	fill("large", 32, 256<<10, true)
+	fill("large", 32, 256<<10, false)
+	r := openRoot(t, root, RootOptions{})
+	for _, tt := range []struct {
+		bottle         string
+		open, answered int
+		flooded        bool
+	}{
+		{"hostile", 32, 0, true},
+		{"unfetched", 10, 16, true},
+		{"many", maxNames, 0, false},
+		{"large", 32, 32, false},
+	} {
+		entries, errs := listRoot(t, r, tt.bottle)
+		open := 0
+		for _, e := range entries {
+			if e.Response == nil {
+				open++
+			}
+		}
+		if open != tt.open || len(entries)-open != tt.answered {
+			t.Errorf("%s: %d open and %d answered, want %d and %d", tt.bottle, open, len(entries)-open, tt.open, tt.answered)
+		}
+		if tt.flooded && (len(errs) != 1 || !errors.Is(errs[0], ErrFlooded)) || !tt.flooded && len(errs) != 0 {
+			t.Errorf("%s: errors %v, flooded should be %t", tt.bottle, errs, tt.flooded)
+		}
+	}
+}

@@ -215,7 +215,8 @@ type listing struct {
 	answered map[ID]bool
 	bad      map[string]string // by name: the reason
 	errs     []error
-	bytes    int64
+	bytes    int64 // read
+	done     int64 // of those, for what is answered
 	stopped  bool
 }
 
@@ -249,11 +250,19 @@ func (l *listing) each(ctx context.Context, yield func(Entry, error) bool) bool 
 			yield(Entry{}, context.Cause(ctx))
 			return false
 		}
-		if l.bytes > maxListBytes {
+		if l.bytes >= maxListBytes {
 			l.stopped = true
 			return true
 		}
+		if l.answered[id] && l.done >= maxListBytes/2 { // what nobody fetches does not hide what is open
+			l.stopped = true
+			continue
+		}
+		before := l.bytes
 		e, ok, err := l.entry(id)
+		if l.answered[id] {
+			l.done += l.bytes - before
+		}
 		if err != nil {
 			if !yield(Entry{}, err) {
 				return false

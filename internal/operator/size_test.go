@@ -330,6 +330,30 @@ func TestShownIsBounded(t *testing.T) {
 	look(maxShown+1, "")
 }
 
+// What stands behind more than is read of a mailbox can be decided by its id all the same.
+func TestFindBehindAFlood(t *testing.T) {
+	r := newRig(t)
+	for range 33 {
+		p := queue.Proposal{ID: queue.NewID(), Bottle: "web", Tool: payload.Egress, ProposedFile: strings.Repeat("x", 1<<20), Justification: "because"}
+		if err := r.box.Put(t.Context(), p); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ref := r.put(payload.NewCapability("FROM debian:12\nRUN true\nRUN more\n"))
+	d := r.desk("ann@host")
+	for _, name := range []string{string(ref.ID), "web/" + string(ref.ID)} {
+		if got, err := d.Find(t.Context(), name); err != nil || got != ref {
+			t.Errorf("Find(%s) = %v, %v", name, got, err)
+		}
+	}
+	if _, err := d.Reject(t.Context(), ref, ""); err != nil {
+		t.Error(err)
+	}
+	if got, err := d.Find(t.Context(), string(ref.ID)); err != nil || got != ref {
+		t.Errorf("Find of what was decided = %v, %v", got, err)
+	}
+}
+
 // A mailbox with thousands of bad files names a few of them: what is open in the other bottles stands below.
 func TestProblemsAreBounded(t *testing.T) {
 	r := newRig(t)

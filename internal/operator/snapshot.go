@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"iter"
 	"path/filepath"
 	"runtime"
 	"slices"
@@ -444,7 +445,7 @@ func (d *Desk) Find(ctx context.Context, prefix string) (Ref, error) {
 	}
 	var open, decided []Ref
 	for _, b := range bottles {
-		for e, err := range d.opts.Inbox.Entries(ctx, b) {
+		for e, err := range d.matching(ctx, b, id) {
 			if err != nil || !strings.HasPrefix(string(e.Proposal.ID), id) {
 				continue
 			}
@@ -467,6 +468,15 @@ func (d *Desk) Find(ctx context.Context, prefix string) (Ref, error) {
 		return open[0], nil
 	}
 	return Ref{}, &AmbiguousError{Prefix: prefix, Refs: open}
+}
+
+// matching returns those of a bottle that may begin with id. A whole one is looked up: it may stand behind more than is listed.
+func (d *Desk) matching(ctx context.Context, bottle, id string) iter.Seq2[queue.Entry, error] {
+	whole, err := queue.ParseID(id)
+	if err != nil {
+		return d.opts.Inbox.Entries(ctx, bottle)
+	}
+	return func(yield func(queue.Entry, error) bool) { yield(d.opts.Inbox.Get(ctx, bottle, whole)) }
 }
 
 func compact(refs []Ref) []Ref {
