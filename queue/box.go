@@ -486,11 +486,11 @@ func owner(info fs.FileInfo) string {
 	return "mode " + mode
 }
 
-// removeTemps removes what crashes left: at the start the own side's at once, since the lock is held, and always what is
-// too old to be in use.
-func (b *box) removeTemps(names []string, start bool) {
+// removeLeft removes what crashes left: at the start the own side's temps at once, since the lock is held, and always what is
+// too old to be in use. So it does with undone markers whose pair was pruned while they were written.
+func (b *box) removeLeft(names []string, start bool) {
 	for _, name := range names {
-		if !isTemp(name) {
+		if !isTemp(name) && !b.markerLeft(name) {
 			continue
 		}
 		info, err := b.root.Lstat(name)
@@ -501,6 +501,21 @@ func (b *box) removeTemps(names []string, start bool) {
 			_ = b.root.Remove(name)
 		}
 	}
+}
+
+// markerLeft tells whether name is an undone marker that stands beside no response. Looking outside first misses none that moves.
+func (b *box) markerLeft(name string) bool {
+	stem, marker := strings.CutSuffix(name, undoneSuffix)
+	id, err := ParseID(stem)
+	if !marker || err != nil {
+		return false
+	}
+	for _, name := range []string{responseName(id), archived(responseName(id))} {
+		if there, err := b.exists(name); there || err != nil {
+			return false
+		}
+	}
+	return true
 }
 
 func isTemp(name string) bool {

@@ -192,7 +192,7 @@ func (d *Dir) attach(ctx context.Context, wait time.Duration) error {
 		return err
 	}
 	if names, _, err := b.list(); err == nil {
-		b.removeTemps(names, true)
+		b.removeLeft(names, true)
 	}
 	d.boxMu.Lock()
 	d.box, d.flock = b, lock

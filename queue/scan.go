@@ -314,7 +314,7 @@ func (l *dirLoop) watch() {
 	}
 }
 
-// sweep removes temps that were left long ago.
+// sweep removes what was left long ago.
 func (l *dirLoop) sweep() {
 	l.boxMu.RLock()
 	defer l.boxMu.RUnlock()
@@ -322,7 +322,7 @@ func (l *dirLoop) sweep() {
 		return
 	}
 	if names, _, err := l.box.list(); err == nil {
-		l.box.removeTemps(names, false)
+		l.box.removeLeft(names, false)
 	}
 }
 
