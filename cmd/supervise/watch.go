@@ -16,6 +16,9 @@ import (
 // lookEvery is how often watch looks without being told to: an undo, say, changes no mailbox.
 const lookEvery = 2 * time.Second
 
+// lookPace is between two looks, at least.
+const lookPace = 20 * time.Millisecond
+
 func newWatch(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "watch",
@@ -63,42 +66,9 @@ func (a *app) watch(ctx context.Context, d *desk) error {
 		if w.seq, err = lastSeq(ctx, d); err != nil {
 			return err
 		}
-		return lookAtEach(ctx, changes, w.look)
+		return operator.LookAtEach(ctx, changes, lookEvery, lookPace, w.look)
 	})
 	return g.Wait()
-}
-
-// lookPace is between two looks, at least.
-const lookPace = 20 * time.Millisecond
-
-// lookAtEach looks at once, after each change and every lookEvery, until ctx ends. Changes without end, which a sidecar can make,
-// take half of the time at most.
-func lookAtEach(ctx context.Context, changes <-chan struct{}, look func(context.Context) error) error {
-	tick := time.NewTicker(lookEvery)
-	defer tick.Stop()
-	for {
-		began := time.Now()
-		if err := look(ctx); err != nil {
-			if ctx.Err() != nil {
-				return nil
-			}
-			return err
-		}
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-time.After(max(lookPace, time.Since(began))):
-		}
-		select {
-		case <-ctx.Done():
-			return nil
-		case _, ok := <-changes:
-			if !ok {
-				changes = nil
-			}
-		case <-tick.C:
-		}
-	}
 }
 
 // watcher knows what it has told already.

@@ -205,30 +205,16 @@ func (n *notifier) watch(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("watching the mailboxes: %w", err)
 	}
-	tick := time.NewTicker(lookEvery)
-	defer tick.Stop()
 	silent := n.State == ""
-	for {
-		began := time.Now()
+	return operator.LookAtEach(ctx, changes, lookEvery, pace, func(ctx context.Context) error {
 		if s, err := n.Desk.Snapshot(ctx); err == nil {
 			n.look(s, silent)
 			silent = false
 		} else if ctx.Err() == nil {
 			n.log.Warn("looking at the mailboxes", "err", fmt.Sprintf("%.300v", err))
 		}
-		if !pause(ctx, max(pace, time.Since(began))) { // changes without end take half of the time at most
-			return nil
-		}
-		select {
-		case <-ctx.Done():
-			return nil
-		case _, ok := <-changes:
-			if !ok {
-				changes = nil
-			}
-		case <-tick.C:
-		}
-	}
+		return nil
+	})
 }
 
 func key(it operator.Item) string { return it.Bottle + "/" + string(it.ID) }
@@ -357,9 +343,16 @@ func pause(ctx context.Context, d time.Duration) bool {
 
 func message(items []operator.Item, reminder map[string]bool, open int, url string) Message {
 	m := Message{Event: "reminder", At: time.Now().UTC().Truncate(time.Second), Open: open, URL: url, Proposals: []Proposal{}}
-	slices.SortStableFunc(items, func(a, b operator.Item) int { // dangers and news first
-		return cmp.Or(order(!a.Danger, !b.Danger), order(reminder[key(a)], reminder[key(b)]))
-	})
+	rank := func(it operator.Item) (n int) { // dangers and news first
+		if !it.Danger {
+			n += 2
+		}
+		if reminder[key(it)] {
+			n++
+		}
+		return n
+	}
+	slices.SortStableFunc(items, func(a, b operator.Item) int { return cmp.Compare(rank(a), rank(b)) })
 	var text []string
 	for i, it := range items {
 		again := reminder[key(it)]
@@ -397,16 +390,6 @@ func message(items []operator.Item, reminder map[string]bool, open int, url stri
 		m.Title += " (danger)"
 	}
 	return m
-}
-
-func order(a, b bool) int {
-	switch {
-	case a == b:
-		return 0
-	case b:
-		return -1
-	}
-	return 1
 }
 
 func (p Proposal) line() string {

@@ -163,8 +163,8 @@ func (w where) compare(a, b *operator.Item) int {
 }
 
 func compareBy(head func(*operator.Item) string, a, b *operator.Item) int {
-	if head != nil {
-		if c := cmp.Or(boolOrder(a.State != operator.Stuck, b.State != operator.Stuck), strings.Compare(head(a), head(b))); c != 0 {
+	if head != nil && (a.State == operator.Stuck) == (b.State == operator.Stuck) { // what is stuck is first anyhow
+		if c := strings.Compare(head(a), head(b)); c != 0 {
 			return c
 		}
 	}
@@ -194,16 +194,6 @@ func (w where) pick(v view) []*operator.Item {
 		sortBy(items, head)
 	}
 	return items
-}
-
-func boolOrder(a, b bool) int {
-	switch {
-	case a == b:
-		return 0
-	case !a:
-		return -1
-	}
-	return 1
 }
 
 func groupBy(name string) func(*operator.Item) string {

@@ -1,4 +1,4 @@
-package main
+package operator
 
 import (
 	"context"
@@ -14,7 +14,7 @@ func TestChangesWithoutEnd(t *testing.T) {
 		defer cancel()
 		changes := make(chan struct{}, 1)
 		n := 0
-		err := lookAtEach(ctx, changes, func(context.Context) error {
+		err := LookAtEach(ctx, changes, time.Hour, time.Millisecond, func(context.Context) error {
 			n++
 			select {
 			case changes <- struct{}{}:
