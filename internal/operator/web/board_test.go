@@ -102,3 +102,18 @@ func TestSortBy(t *testing.T) {
 		t.Errorf("%d heads were asked for, want %d, and the order of the inbox", asked, len(items))
 	}
 }
+
+// TestStuckIsFirst: what is stuck stands above all groups, whatever they are called.
+func TestStuckIsFirst(t *testing.T) {
+	now := time.Now()
+	stuck := operator.Item{Ref: operator.Ref{Bottle: "z", ID: "3"}, State: operator.Stuck, Since: now}
+	a := operator.Item{Ref: operator.Ref{Bottle: "a", ID: "2"}, State: operator.Open, Since: now.Add(-time.Minute)}
+	b := operator.Item{Ref: operator.Ref{Bottle: "b", ID: "1"}, State: operator.Open, Since: now.Add(-time.Hour)}
+	for group, want := range map[string][]*operator.Item{"": {&stuck, &b, &a}, "bottle": {&stuck, &a, &b}} {
+		items := []*operator.Item{&b, &a, &stuck}
+		slices.SortFunc(items, where{Group: group}.compare)
+		if !slices.Equal(items, want) {
+			t.Errorf("grouped by %q the first is of bottle %s, the second of %s; want %s and %s", group, items[0].Bottle, items[1].Bottle, want[0].Bottle, want[1].Bottle)
+		}
+	}
+}
