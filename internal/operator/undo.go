@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/bot-bottle/supervise/internal/apply"
@@ -130,6 +131,9 @@ func (d *Desk) restore(ctx context.Context, rec *Record, progress io.Writer) (ap
 		return res, err
 	}
 	defer unlockTargets()
+	if err := d.needed(ctx, rec); err != nil {
+		return res, fmt.Errorf("undoing %s: %w", rec.ID, err)
+	}
 	file := rec.Proposed
 	if rec.FinalFile != "" {
 		file = rec.FinalFile
@@ -144,6 +148,49 @@ func (d *Desk) restore(ctx context.Context, rec *Record, progress io.Writer) (ap
 		return res, fmt.Errorf("undoing %s: %w", rec.ID, err)
 	}
 	return res, nil
+}
+
+// needed refuses to take a host out of pipelock's list that a later change found there: its route would be open, and the host closed
+// behind it. A route that was widened since is refused by the hand; in pipelock's list nothing tells that somebody else needs an
+// entry. What changed nothing itself is in nobody's way, since it cannot be undone first.
+func (d *Desk) needed(ctx context.Context, rec *Record) error {
+	i := slices.IndexFunc(rec.Targets, func(t RecordTarget) bool {
+		return t.Kind == apply.KindPipelock && t.BeforeSHA256 != t.AfterSHA256
+	})
+	if i < 0 {
+		return nil
+	}
+	ours := rec.Targets[i]
+	for e, err := range d.History(ctx, HistoryFilter{Event: EventApplied}) {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		if err != nil {
+			d.log.Warn("looking for what needs a host", "bottle", rec.Bottle, "id", rec.ID, "err", err) // the lines around it are still worth looking at
+			continue
+		}
+		if e.ID == rec.ID && e.Bottle == rec.Bottle {
+			return nil
+		}
+		if !slices.ContainsFunc(e.Targets, func(t LedgerTarget) bool { return t.BeforeSHA256 == t.AfterSHA256 }) {
+			continue
+		}
+		later, err := d.store.record(Ref{e.Bottle, e.ID})
+		if err != nil { // Recover reports it
+			d.log.Warn("looking for what needs a host", "bottle", e.Bottle, "id", e.ID, "err", err)
+		}
+		if later == nil || later.State != Answered && later.State != Applied || !later.changed() {
+			continue
+		}
+		if slices.ContainsFunc(later.Targets, func(t RecordTarget) bool {
+			return t.Kind == ours.Kind && t.Real == ours.Real && t.BeforeSHA256 == t.AfterSHA256 && strings.EqualFold(t.EntryAfter.Raw(), ours.EntryAfter.Raw())
+		}) {
+			return &apply.Failure{Undo: true, Step: "check", Kind: ours.Kind, Path: ours.Path,
+				Err: fmt.Errorf("a route to host %s that was approved later, for bottle %s, needs it here: take that back first, with 'supervise undo %s', or both by hand",
+					safetext.Line(ours.EntryAfter.Raw(), 253), later.Bottle, later.ID)}
+		}
+	}
+	return nil
 }
 
 // takeBack undoes a change that holds and whose agent cannot be told, for whatever reason. The proposal is open again. While

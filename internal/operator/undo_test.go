@@ -1,0 +1,70 @@
+package operator
+
+import (
+	"errors"
+	"strings"
+	"testing"
+
+	"github.com/bot-bottle/supervise/internal/apply"
+	"github.com/bot-bottle/supervise/internal/payload"
+)
+
+// TestUndoOfWhatOthersNeed: a host of pipelock's list that a later approval found there, and added a route for, is not taken away
+// under it; it is when that one is undone, or was.
+func TestUndoOfWhatOthersNeed(t *testing.T) {
+	for _, bottle := range []string{"web", "api"} { // which have the same files
+		t.Run(bottle, func(t *testing.T) {
+			r := newRig(t).gated()
+			d := r.desk("ann@host")
+			first := r.put(payload.NewPipelock("https://registry.npmjs.org/x"))
+			if _, err := r.approve(d, first); err != nil {
+				t.Fatal(err)
+			}
+			later, other := r.putFor(bottle)(egressFor("Registry.npmjs.org", "/")), r.put(egressFor("other.example.com"))
+			for _, ref := range []Ref{later, other} {
+				if _, err := r.approve(d, ref); err != nil {
+					t.Fatal(err)
+				}
+			}
+			gate, table := string(read(t, r.gate)), string(read(t, r.routes))
+			_, err := d.Undo(t.Context(), first, nil)
+			f, ok := errors.AsType[*apply.Failure](err)
+			if !ok || f.Step != "check" || !f.Undo || f.Path != r.gate || len(f.Restored) != 0 || !strings.Contains(err.Error(), "'supervise undo "+string(later.ID)+"'") ||
+				!strings.Contains(err.Error(), "bottle "+bottle) || strings.Contains(err.Error(), string(other.ID)) {
+				t.Errorf("Undo = %v; want it refused, naming %s of bottle %s", err, later, bottle)
+			}
+			if got := string(read(t, r.gate)); got != gate {
+				t.Errorf("pipelock's file is\n%s\nwant\n%s", got, gate)
+			}
+			r.wantRoutes(table)
+			if rec, err := d.store.record(first); err != nil || rec.State != Answered {
+				t.Errorf("record = %+v, %v; want it as it was", rec, err)
+			}
+			for _, ref := range []Ref{later, first} {
+				if _, err := d.Undo(t.Context(), ref, nil); err != nil {
+					t.Errorf("undoing the later one first: %v", err)
+				}
+			}
+			if contains(read(t, r.gate), "registry.npmjs.org") {
+				t.Error("the host is still in pipelock's list")
+			}
+			r.audit(d)
+		})
+	}
+	t.Run("one that changed nothing", func(t *testing.T) { // it cannot be undone itself
+		r := newRig(t).gated()
+		d := r.desk("ann@host")
+		first, same := r.put(payload.NewPipelock("https://pypi.org/x")), r.put(egressFor("pypi.org"))
+		for _, ref := range []Ref{first, same} {
+			if _, err := r.approve(d, ref); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if _, err := d.Undo(t.Context(), first, nil); err != nil {
+			t.Error(err)
+		}
+		if string(read(t, r.gate)) != baseGate {
+			t.Error("the host is still in pipelock's list")
+		}
+	})
+}
