@@ -11,6 +11,7 @@ import (
 )
 
 func newUndo(a *app) *cobra.Command {
+	var unmanaged bool
 	cmd := &cobra.Command{
 		Use:   "undo ID",
 		Short: "Take an approved change back",
@@ -34,7 +35,11 @@ answer yet, or fetches that once more, it hears that the change was taken back.`
 			ctx, stop := interruptible(cmd.Context())
 			defer stop()
 			whole := catchPipe()
-			res, err := d.Undo(ctx, ref, progress)
+			undo := d.Undo
+			if unmanaged {
+				undo = d.UndoUnmanaged
+			}
+			res, err := undo(ctx, ref, progress)
 			whole()
 			progress.Flush()
 			if errors.Is(err, operator.ErrNotUndoable) {
@@ -58,6 +63,7 @@ answer yet, or fetches that once more, it hears that the change was taken back.`
 		}),
 	}
 	a.deskFlags(cmd)
+	cmd.Flags().BoolVar(&unmanaged, "unmanaged", false, "restore a file that the configuration no longer names: you have it read by hand")
 	return cmd
 }
 

@@ -130,8 +130,9 @@ type Hand interface {
 	// Undo restores the touched entry where it still equals EntryAfter (the whole file where its hash is still
 	// AfterSHA256, else by textual edit), reloads and verifies that it is gone. Nothing is written unless every target
 	// can be restored. It takes authority away, so it fails closed: what is restored stays so when a later step
-	// fails (Restored says which files), and calling it again goes on from there.
-	Undo(ctx context.Context, bottle string, p payload.Payload, images []Image, progress io.Writer) (Result, error)
+	// fails (Restored says which files), and calling it again goes on from there. A target that the configuration no longer
+	// has is refused, or with unmanaged its file is restored and no more.
+	Undo(ctx context.Context, bottle string, p payload.Payload, images []Image, unmanaged bool, progress io.Writer) (Result, error)
 	// Replace runs the bottle's capability replace command; it fails if there is none.
 	Replace(ctx context.Context, bottle string, progress io.Writer) error
 }

@@ -185,6 +185,11 @@ func (j *job) builds() bool { return j.cfg.Capability != nil && len(j.cfg.Capabi
 func (j *job) outcome(ctx context.Context, changed []Image, undo bool) (Result, *Failure) {
 	res := Result{Outcome: queue.Unchanged}
 	for _, im := range changed {
+		if undo && !j.managed(im.Kind) {
+			res.Outcome = queue.Unverified
+			res.Notes = append(res.Notes, fmt.Sprintf("%s: %s is as it was before; not verified, and nobody was told to read it: bottle %s has no %[1]s in supervise.yaml any more", im.Kind, im.Path, j.bottle))
+			continue
+		}
 		switch im.Kind {
 		case KindDockerfile:
 			c := j.cfg.Capability

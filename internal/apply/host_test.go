@@ -383,7 +383,7 @@ func TestKeepsAccessList(t *testing.T) {
 		}
 	}
 	check()
-	if _, err := w.hand.Undo(t.Context(), "web", p, ims, nil); err != nil {
+	if _, err := w.hand.Undo(t.Context(), "web", p, ims, false, nil); err != nil {
 		t.Fatal(err)
 	}
 	check()

@@ -15,7 +15,7 @@ import (
 // Undo takes authority away, so it fails closed: what it has restored stays restored when a later step fails, and
 // Restored names the files that are, without having been seen live. It can be called again until all of it holds.
 // Nothing is written unless every target can be restored.
-func (l *Local) Undo(ctx context.Context, bottle string, p payload.Payload, images []Image, progress io.Writer) (Result, error) {
+func (l *Local) Undo(ctx context.Context, bottle string, p payload.Payload, images []Image, unmanaged bool, progress io.Writer) (Result, error) {
 	j := l.job(bottle, p.Host, progress)
 	defer j.tell.flush()
 	var writes []*write // nil where the file is as it should be already
@@ -23,6 +23,10 @@ func (l *Local) Undo(ctx context.Context, bottle string, p payload.Payload, imag
 	for _, im := range slices.Backward(images) {
 		if !im.changed() {
 			continue
+		}
+		if !unmanaged && !j.managed(im.Kind) {
+			return Result{}, &Failure{Undo: true, Step: "check", Kind: im.Kind, Path: im.Path,
+				Err: fmt.Errorf("bottle %s has no %s in supervise.yaml any more: name it there again, or restore the file alone with 'supervise undo --unmanaged', and have it read by hand", bottle, im.Kind)}
 		}
 		if now, moved := j.moved(im); moved {
 			return Result{}, &Failure{Undo: true, Step: "check", Kind: im.Kind, Path: im.Path, Left: []string{now},
@@ -71,7 +75,7 @@ func (l *Local) Undo(ctx context.Context, bottle string, p payload.Payload, imag
 		}
 	}
 	for _, im := range changed {
-		if !slices.Contains(restored, im.Path) || im.Kind == KindDockerfile && !im.Existed {
+		if !slices.Contains(restored, im.Path) || !j.managed(im.Kind) || im.Kind == KindDockerfile && !im.Existed {
 			continue // there is nothing to reload, or to build
 		}
 		if f := j.activate(ctx, im); f != nil && failed(f) {
@@ -86,6 +90,17 @@ func (l *Local) Undo(ctx context.Context, bottle string, p payload.Payload, imag
 		return fail(f)
 	}
 	return res, nil
+}
+
+// managed tells whether the configuration has such a target, as it had when the change was made.
+func (j *job) managed(kind Kind) bool {
+	switch kind {
+	case KindEgress:
+		return j.cfg.Egress != nil
+	case KindPipelock:
+		return j.cfg.Pipelock != nil
+	}
+	return j.cfg.Capability != nil
 }
 
 // moved tells whether a target's file is another one now, and which: what is restored in the old one would change nothing.

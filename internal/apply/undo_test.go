@@ -60,7 +60,7 @@ func TestUndo(t *testing.T) {
 			}
 			w.ran = nil
 			w.build = w.buildsFile
-			res, err := w.hand.Undo(t.Context(), "web", tt.p, ims, nil)
+			res, err := w.hand.Undo(t.Context(), "web", tt.p, ims, false, nil)
 			if err != nil || res.Outcome != tt.want {
 				t.Fatalf("Undo = %+v, %v; want %s", res, err, tt.want)
 			}
@@ -71,7 +71,7 @@ func TestUndo(t *testing.T) {
 			if tt.p.Tool == payload.Egress && w.ran[0] != "reload-egress" {
 				t.Errorf("commands %v, want egress closed first", w.ran)
 			}
-			if res, err := w.hand.Undo(t.Context(), "web", tt.p, ims, nil); err != nil || res.Outcome != tt.want {
+			if res, err := w.hand.Undo(t.Context(), "web", tt.p, ims, false, nil); err != nil || res.Outcome != tt.want {
 				t.Errorf("Undo again = %+v, %v; want %s", res, err, tt.want)
 			}
 		})
@@ -104,7 +104,7 @@ func TestUndoRestoresTheOther(t *testing.T) {
 			want = want[1:]
 		}
 		w.ran = nil
-		_, err = w.hand.Undo(t.Context(), "web", p, ims, nil)
+		_, err = w.hand.Undo(t.Context(), "web", p, ims, false, nil)
 		if f := failure(t, err); f.Kind != KindEgress || f.Step != strings.Fields(step)[1] || !f.Undo || !slices.Equal(f.Restored, want) {
 			t.Errorf("%s: Undo = %+v; want %v restored", step, f, want)
 		}
@@ -116,7 +116,7 @@ func TestUndoRestoresTheOther(t *testing.T) {
 		if err := os.RemoveAll(filepath.Join(filepath.Dir(w.egress), ".supervise-tmp-routes.yaml")); err != nil {
 			t.Fatal(err)
 		}
-		if res, err := w.hand.Undo(t.Context(), "web", p, ims, nil); err != nil || res.Outcome != queue.Live {
+		if res, err := w.hand.Undo(t.Context(), "web", p, ims, false, nil); err != nil || res.Outcome != queue.Live {
 			t.Errorf("%s: Undo again = %+v, %v; want live", step, res, err)
 		}
 		w.is(w.egress, routesYAML)
@@ -144,7 +144,7 @@ func TestUndoRefuses(t *testing.T) {
 			}
 			tt.edit(w)
 			egress, gate, img := w.read(w.egress), w.read(w.gate), w.read(w.img)
-			_, err = w.hand.Undo(t.Context(), "web", tt.p, ims, nil)
+			_, err = w.hand.Undo(t.Context(), "web", tt.p, ims, false, nil)
 			if f := failure(t, err); f.Step != "check" || !strings.Contains(f.Error(), tt.want) || len(f.Left) != 1 || !f.Undo || len(f.Restored) != 0 {
 				t.Errorf("Undo = %+v; want %q, what was left, and nothing restored", f, tt.want)
 			}
@@ -197,7 +197,7 @@ func TestUndoOfAMovedFile(t *testing.T) {
 				t.Fatal(err)
 			}
 			now := tt.move(w, link)
-			_, err = w.hand.Undo(t.Context(), "web", p, ims, nil)
+			_, err = w.hand.Undo(t.Context(), "web", p, ims, false, nil)
 			if f := failure(t, err); f.Step != "check" || !f.Undo || !slices.Equal(f.Left, []string{now}) || len(f.Restored) != 0 {
 				t.Errorf("Undo = %+v; want %s left, and nothing restored", f, now)
 			}
@@ -217,7 +217,7 @@ func TestUndoOfAMovedFile(t *testing.T) {
 		if err := errors.Join(os.Rename(filepath.Dir(w.gate), moved), os.Symlink(moved, filepath.Dir(w.gate))); err != nil {
 			t.Fatal(err)
 		}
-		if res, err := w.hand.Undo(t.Context(), "web", p, ims, nil); err != nil || res.Outcome != queue.Live {
+		if res, err := w.hand.Undo(t.Context(), "web", p, ims, false, nil); err != nil || res.Outcome != queue.Live {
 			t.Errorf("Undo = %+v, %v; want live", res, err)
 		}
 		w.is(w.egress, routesYAML)
@@ -235,7 +235,7 @@ func TestUndoUnseen(t *testing.T) {
 	}
 	for _, bare := range []bool{false, true} {
 		w.proxy.set(func() { w.proxy.deaf, w.proxy.bare = true, bare })
-		_, err = w.hand.Undo(t.Context(), "web", p, ims, nil)
+		_, err = w.hand.Undo(t.Context(), "web", p, ims, false, nil)
 		want := "is of sha256"
 		if bare {
 			want = "host pypi.org still has path /pypi/"
@@ -246,7 +246,7 @@ func TestUndoUnseen(t *testing.T) {
 		w.is(w.egress, routesYAML)
 	}
 	w.proxy.set(func() { w.proxy.deaf = false })
-	if res, err := w.hand.Undo(t.Context(), "web", p, ims, nil); err != nil || res.Outcome != queue.Live {
+	if res, err := w.hand.Undo(t.Context(), "web", p, ims, false, nil); err != nil || res.Outcome != queue.Live {
 		t.Errorf("Undo again = %+v, %v; want live", res, err)
 	}
 }
@@ -268,11 +268,11 @@ func TestCrashInUndo(t *testing.T) {
 				}
 				return nil
 			}
-			if _, err := w.hand.Undo(t.Context(), "web", p, ims, nil); !errors.Is(err, died) {
+			if _, err := w.hand.Undo(t.Context(), "web", p, ims, false, nil); !errors.Is(err, died) {
 				t.Fatalf("Undo = %v, want it to die at step %d of %v", err, n, w.steps)
 			}
 			w.step = nil
-			if res, err := w.hand.Undo(t.Context(), "web", p, ims, nil); err != nil || res.Outcome != queue.Live {
+			if res, err := w.hand.Undo(t.Context(), "web", p, ims, false, nil); err != nil || res.Outcome != queue.Live {
 				t.Errorf("Undo again = %+v, %v; want live", res, err)
 			}
 			w.is(w.egress, routesYAML)
@@ -348,5 +348,48 @@ func TestImageEntries(t *testing.T) {
 	r, err := routes.ParseCanonical(ims[1].EntryAfter)
 	if err != nil || r.Host != "a.com" || !slices.Equal(r.PathAllowlist, []string{"/x"}) || r.Auth.TokenRef != "GH_TOKEN" {
 		t.Errorf("entry %q reads back as %+v, %v", ims[1].EntryAfter, r, err)
+	}
+}
+
+// TestUndoUnmanaged: a target that the configuration no longer has is restored only when that is accepted, and nothing is run for it;
+// the other one is told as ever.
+func TestUndoUnmanaged(t *testing.T) {
+	for _, tt := range []struct {
+		kind Kind
+		p    payload.Payload
+		drop func(c *config.Bottle)
+		ran  []string
+	}{
+		{KindEgress, route(t, "api.github.com", "/repos/"), func(c *config.Bottle) { c.Egress = nil }, []string{"docker kill -s HUP gate-web"}},
+		{KindPipelock, route(t, "api.github.com", "/repos/"), func(c *config.Bottle) { c.Pipelock = nil }, []string{"reload-egress"}},
+		{KindDockerfile, image(t, "FROM x\n"), func(c *config.Bottle) { c.Capability = nil }, nil},
+	} {
+		t.Run(string(tt.kind), func(t *testing.T) {
+			w := newWorld(t)
+			_, ims, err := w.apply(tt.p)
+			if err != nil {
+				t.Fatal(err)
+			}
+			tt.drop(&w.cfg)
+			egress, gate, img := w.read(w.egress), w.read(w.gate), w.read(w.img)
+			w.ran = nil
+			_, err = w.hand.Undo(t.Context(), "web", tt.p, ims, false, nil)
+			if f := failure(t, err); f.Step != "check" || f.Kind != tt.kind || !f.Undo || len(f.Restored) != 0 || !strings.Contains(f.Error(), "has no "+string(tt.kind)+" in supervise.yaml any more") {
+				t.Errorf("Undo = %+v; want it refused", f)
+			}
+			w.is(w.egress, egress)
+			w.is(w.gate, gate)
+			w.is(w.img, img)
+			res, err := w.hand.Undo(t.Context(), "web", tt.p, ims, true, nil)
+			if err != nil || !strings.Contains(strings.Join(res.Notes, "\n"), string(tt.kind)+": ") || !strings.Contains(strings.Join(res.Notes, "\n"), "nobody was told to read it") {
+				t.Errorf("Undo = %+v, %v; want to be told that nobody reads it", res, err)
+			}
+			w.is(w.egress, routesYAML)
+			w.is(w.gate, gateYAML)
+			w.is(w.img, dockerfile)
+			if !slices.Equal(w.ran, tt.ran) {
+				t.Errorf("ran %q, want %q", w.ran, tt.ran)
+			}
+		})
 	}
 }

@@ -331,7 +331,8 @@ var _ interface {
 	Reject(ctx context.Context, ref Ref, notes string) (*Result, error)
 	Dismiss(ctx context.Context, refs ...Ref) ([]*Result, error) // rejects with "not decided: abandoned"
 	Undo(ctx context.Context, ref Ref, progress io.Writer) (*Result, error)
-	History(ctx context.Context, f HistoryFilter) iter.Seq2[LedgerEntry, error] // newest first
+	UndoUnmanaged(ctx context.Context, ref Ref, progress io.Writer) (*Result, error) // restores what the configuration no longer names
+	History(ctx context.Context, f HistoryFilter) iter.Seq2[LedgerEntry, error]      // newest first
 	Audit(ctx context.Context, head string) (*AuditReport, error)
 	Recover(ctx context.Context) ([]Recovered, error)     // finishes or puts back what was interrupted
 	Changes(ctx context.Context) (<-chan struct{}, error) // "look now"; closed when ctx ends

@@ -19,11 +19,18 @@ import (
 // agent whose call was answered is not told: its next request is refused, and it asks again. One that was not, or asks for that answer
 // once more, hears that it was taken back. A change whose agent cannot be told is taken back too, and that proposal is open again.
 func (d *Desk) Undo(ctx context.Context, ref Ref, progress io.Writer) (*Result, error) {
-	res, err := d.undo(ctx, ref, progress)
+	res, err := d.undo(ctx, ref, false, progress)
 	return res, d.makeRoom(err)
 }
 
-func (d *Desk) undo(ctx context.Context, ref Ref, progress io.Writer) (*Result, error) {
+// UndoUnmanaged is Undo for whoever sees to it that a file is read again that the configuration no longer names. Undo refuses that:
+// the configuration may just be the wrong one, and the change in force still when it counts as undone.
+func (d *Desk) UndoUnmanaged(ctx context.Context, ref Ref, progress io.Writer) (*Result, error) {
+	res, err := d.undo(ctx, ref, true, progress)
+	return res, d.makeRoom(err)
+}
+
+func (d *Desk) undo(ctx context.Context, ref Ref, unmanaged bool, progress io.Writer) (*Result, error) {
 	unlock, err := d.store.lockBottle(ctx, ref.Bottle)
 	if err != nil {
 		return nil, err
@@ -48,7 +55,7 @@ func (d *Desk) undo(ctx context.Context, ref Ref, progress io.Writer) (*Result, 
 			return nil, errors.Join(rerr, err)
 		}
 		if rec.State == Applied {
-			return d.takeBack(ctx, rec, progress)
+			return d.takeBack(ctx, rec, unmanaged, progress)
 		}
 		if rerr != nil {
 			return nil, fmt.Errorf("undoing %s: finishing what was left of it: %w", ref, rerr)
@@ -67,7 +74,7 @@ func (d *Desk) undo(ctx context.Context, ref Ref, progress io.Writer) (*Result, 
 	if err := d.unreplace(rec); err != nil {
 		return nil, err
 	}
-	res, err := d.restore(ctx, rec, progress)
+	res, err := d.restore(ctx, rec, unmanaged, progress)
 	if err != nil {
 		return nil, err
 	}
@@ -110,7 +117,7 @@ func undone(rec *Record, res apply.Result) *Result {
 }
 
 // restore makes the targets of a record what they were.
-func (d *Desk) restore(ctx context.Context, rec *Record, progress io.Writer) (apply.Result, error) {
+func (d *Desk) restore(ctx context.Context, rec *Record, unmanaged bool, progress io.Writer) (apply.Result, error) {
 	var res apply.Result
 	images, err := d.store.images(rec)
 	if err != nil {
@@ -143,7 +150,7 @@ func (d *Desk) restore(ctx context.Context, rec *Record, progress io.Writer) (ap
 		return res, err
 	}
 	// Hand.Undo leaves alone what is as before already, so that an interrupted undo can be done again.
-	res, err = d.opts.Hand.Undo(ctx, rec.Bottle, p, images, orDiscard(progress))
+	res, err = d.opts.Hand.Undo(ctx, rec.Bottle, p, images, unmanaged, orDiscard(progress))
 	if err != nil {
 		return res, fmt.Errorf("undoing %s: %w", rec.ID, err)
 	}
@@ -195,7 +202,7 @@ func (d *Desk) needed(ctx context.Context, rec *Record) error {
 
 // takeBack undoes a change that holds and whose agent cannot be told, for whatever reason. The proposal is open again. While
 // it is at it the record is a claim, so that after a crash the targets tell how far it got.
-func (d *Desk) takeBack(ctx context.Context, rec *Record, progress io.Writer) (*Result, error) {
+func (d *Desk) takeBack(ctx context.Context, rec *Record, unmanaged bool, progress io.Writer) (*Result, error) {
 	var res apply.Result
 	rec.State = Claimed
 	if err := d.store.save(rec); err != nil {
@@ -203,7 +210,7 @@ func (d *Desk) takeBack(ctx context.Context, rec *Record, progress io.Writer) (*
 	}
 	if slices.ContainsFunc(rec.Targets, func(t RecordTarget) bool { return t.BeforeSHA256 != t.AfterSHA256 }) {
 		var err error
-		if res, err = d.restore(ctx, rec, progress); err != nil {
+		if res, err = d.restore(ctx, rec, unmanaged, progress); err != nil {
 			if f, ok := errors.AsType[*apply.Failure](err); ok && len(f.Restored) == 0 || !ok && ctx.Err() != nil {
 				rec.State = Applied // nothing was touched: it holds still
 				err = errors.Join(err, d.store.save(rec))
