@@ -159,7 +159,7 @@ func happened(e operator.LedgerEntry) string {
 	switch e.Event {
 	case operator.EventDecided:
 		return escapeLine(string(e.Status))
-	case operator.EventApplied:
+	case operator.EventApplied, operator.EventNotReplaced:
 		return "→ " + escapeLine(string(e.Outcome))
 	case operator.EventFailed, operator.EventStuck, operator.EventUndone:
 		return "→ " + e.Event

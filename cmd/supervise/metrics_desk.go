@@ -22,13 +22,13 @@ var (
 	descDeskWaiting = prometheus.NewDesc("supervise_desk_connected", "Those of them whose agent is waiting now.", []string{"bottle"}, nil)
 	descDeskOldest  = prometheus.NewDesc("supervise_desk_oldest_seconds", "How long the oldest of them has been open; 0 without any.", []string{"bottle"}, nil)
 	descDeskProblem = prometheus.NewDesc("supervise_desk_problems", "What is wrong with a mailbox, or skipped in it.", []string{"bottle"}, nil)
-	descDeskEvents  = prometheus.NewDesc("supervise_desk_events_total", "Lines of the ledger, by event: decided, applied, failed, stuck, foreign, undone, torn.", []string{"event", "tool", "status"}, nil)
+	descDeskEvents  = prometheus.NewDesc("supervise_desk_events_total", "Lines of the ledger, by event: decided, applied, failed, stuck, foreign, undone, not-replaced, torn.", []string{"event", "tool", "status"}, nil)
 	descDeskUp      = prometheus.NewDesc("supervise_desk_up", "1 while the mailboxes can be listed and the ledger be read.", nil, nil)
 )
 
 var (
 	deskStates = []operator.State{operator.Open, operator.Failed, operator.Stuck, operator.Bad, operator.Deciding}
-	deskEvents = []string{operator.EventDecided, operator.EventApplied, operator.EventFailed, operator.EventStuck, operator.EventForeign, operator.EventUndone}
+	deskEvents = []string{operator.EventDecided, operator.EventApplied, operator.EventFailed, operator.EventStuck, operator.EventForeign, operator.EventUndone, operator.EventNotReplaced}
 )
 
 // deskCollector reads everything at each scrape; of the ledger only what is new.

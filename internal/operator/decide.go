@@ -606,8 +606,9 @@ wait:
 	if err := d.opts.Hand.Replace(ctx, ref.Bottle, orDiscard(progress)); err != nil {
 		// Answered, built, and not replaced: said, and not tried again by itself, since it ends whatever runs there.
 		note = "the bottle was not replaced: " + err.Error()
-		rec.Error = safetext.Untrusted(note)
-		rec.notReplaced()
+		if err := d.notReplaced(ctx, rec, note); err != nil {
+			return "", "", unfinished(ref, err)
+		}
 	} else {
 		note = "the bottle was replaced; " + note
 	}
@@ -619,4 +620,12 @@ wait:
 		d.log.Warn("unmarking", "bottle", ref.Bottle, "id", ref.ID, "err", err)
 	}
 	return safetext.Line(note, 0), rec.Outcome, nil
+}
+
+// notReplaced says of a Dockerfile's change, in its record and in the ledger, that its bottle stays as it is. Whoever calls it saves
+// the record.
+func (d *Desk) notReplaced(ctx context.Context, rec *Record, why string) error {
+	rec.notReplaced()
+	rec.Error = safetext.Untrusted(why)
+	return d.ledger.Ensure(context.WithoutCancel(ctx), rec.At, rec.entry(EventNotReplaced))
 }

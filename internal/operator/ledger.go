@@ -30,7 +30,9 @@ const (
 	EventStuck   = "stuck"   // an interrupted change that only a person can sort out
 	EventForeign = "foreign" // another program answered; nothing was applied by us
 	EventUndone  = "undone"  // an applied change was taken back
-	EventTorn    = "torn"    // the line before was cut off by a crash and has been removed
+	// EventNotReplaced: a Dockerfile's change was applied, and its bottle was not replaced. Outcome is what holds, Error why.
+	EventNotReplaced = "not-replaced"
+	EventTorn        = "torn" // the line before was cut off by a crash and has been removed
 )
 
 // LedgerEntry is one line of the ledger.

@@ -50,6 +50,21 @@ func (r *rig) approveAnd(ctx context.Context, ref Ref, waits func()) (*Result, e
 	return d.Approve(ctx, ref, Decision{Digest: p.Digest, Accept: p.Dangers()})
 }
 
+// notReplaced wants the ledger to end with what holds of a Dockerfile's change whose bottle was not replaced, and why.
+func (r *rig) notReplaced(ref Ref, outcome queue.Outcome, why string) {
+	r.t.Helper()
+	d := r.desk("eve@host")
+	for e, err := range d.History(r.t.Context(), HistoryFilter{ID: ref.ID, Limit: 1}) {
+		if err != nil || e.Event != EventNotReplaced || e.Outcome != outcome || !strings.Contains(e.Error.Raw(), why) {
+			r.t.Errorf("the last line of the ledger is %+v, %v; want %s, %q", e, err, outcome, why)
+		}
+	}
+	if ev := r.events(d, ref); !slices.Equal(ev, []string{EventDecided, EventApplied, EventNotReplaced}) {
+		r.t.Errorf("ledger has %v", ev)
+	}
+	r.audit(d)
+}
+
 // TestUndoBeforeReplace: a change that is undone before its bottle was replaced stays undone, whoever was to replace the bottle,
 // and the bottle is not replaced any more.
 func TestUndoBeforeReplace(t *testing.T) {
@@ -66,7 +81,7 @@ func TestUndoBeforeReplace(t *testing.T) {
 		if err != nil || rec.State != Undone || rec.By != "ann@host" || rec.UndoneBy != "bob@host" || rec.ReplacePending {
 			t.Errorf("record = %+v, %v; want it undone by bob", rec, err)
 		}
-		if ev := r.events(d, ref); !slices.Equal(ev, []string{EventDecided, EventApplied, EventUndone}) {
+		if ev := r.events(d, ref); !slices.Equal(ev, []string{EventDecided, EventApplied, EventNotReplaced, EventUndone}) {
 			t.Errorf("ledger has %v", ev)
 		}
 		if left, err := d.store.unfinished(); err != nil || len(left) != 0 {
@@ -127,6 +142,7 @@ func TestFailedUndoBeforeReplace(t *testing.T) {
 	if rec, err := r.desk("eve@host").store.record(ref); err != nil || rec.State != Answered || rec.Outcome != queue.Built {
 		t.Errorf("record = %+v, %v; want it answered, and built at most", rec, err)
 	}
+	r.notReplaced(ref, queue.Built, "the bottle was not replaced: bob@host has begun to take the change back")
 	if ran() != "build" || !strings.Contains(strings.Join(res.Notes, "\n"), "not replaced: somebody has begun to take the change back") {
 		t.Errorf("ran %q, want one build: %+v", ran(), res)
 	}
@@ -221,6 +237,11 @@ func TestReplaceIsConfigured(t *testing.T) {
 			}
 			if ran() != tt.ran {
 				t.Errorf("ran %q, want %q", ran(), tt.ran)
+			}
+			if fails := tt.name == "a replace that fails"; fails {
+				r.notReplaced(ref, tt.want, tt.note)
+			} else if ev := r.events(d, ref); !slices.Equal(ev, []string{EventDecided, EventApplied}) {
+				t.Errorf("ledger has %v", ev)
 			}
 			if left, err := d.store.unfinished(); err != nil || len(left) != 0 {
 				t.Errorf("unfinished: %v, %v", left, err)

@@ -71,7 +71,7 @@ func (d *Desk) undo(ctx context.Context, ref Ref, unmanaged bool, progress io.Wr
 	case !rec.changed():
 		return nil, fmt.Errorf("undoing %s: %w: it changed nothing", ref, ErrNotUndoable)
 	}
-	if err := d.unreplace(rec); err != nil {
+	if err := d.unreplace(ctx, rec); err != nil {
 		return nil, err
 	}
 	res, err := d.restore(ctx, rec, unmanaged, progress)
@@ -84,7 +84,7 @@ func (d *Desk) undo(ctx context.Context, ref Ref, unmanaged bool, progress io.Wr
 	}
 	rec.UndoneBy, rec.UndoneAt = d.opts.By, time.Now().UTC().Truncate(time.Microsecond)
 	e := rec.entry(EventUndone)
-	e.By, e.Via, e.Outcome = d.opts.By, d.opts.Via, res.Outcome
+	e.By, e.Via, e.Outcome, e.Error = d.opts.By, d.opts.Via, res.Outcome, "" // what failed before is in a line of its own
 	if err := d.ledger.Ensure(ctx, rec.At, e); err != nil {
 		return nil, err
 	}
@@ -97,11 +97,13 @@ func (d *Desk) undo(ctx context.Context, ref Ref, unmanaged bool, progress io.Wr
 }
 
 // unreplace keeps the bottle from being replaced by what is about to be taken back, also if that should fail.
-func (d *Desk) unreplace(rec *Record) error {
+func (d *Desk) unreplace(ctx context.Context, rec *Record) error {
 	if !rec.ReplacePending {
 		return nil
 	}
-	rec.notReplaced()
+	if err := d.notReplaced(ctx, rec, fmt.Sprintf("the bottle was not replaced: %s has begun to take the change back", d.opts.By)); err != nil {
+		return err
+	}
 	if err := d.store.save(rec); err != nil {
 		return err
 	}

@@ -141,7 +141,7 @@ func (m *model) undoEntry() tea.Cmd {
 		return nil
 	}
 	e := p.entries[p.cur]
-	if e.Event != operator.EventApplied {
+	if e.Event != operator.EventApplied && e.Event != operator.EventNotReplaced {
 		m.say(warn, "u undoes a change that was applied: choose such a line.")
 		return nil
 	}
@@ -171,7 +171,7 @@ func happened(e operator.LedgerEntry) string {
 	switch e.Event {
 	case operator.EventDecided:
 		return oneLine(string(e.Status))
-	case operator.EventApplied:
+	case operator.EventApplied, operator.EventNotReplaced:
 		return "→ " + oneLine(string(e.Outcome))
 	case operator.EventFailed, operator.EventStuck, operator.EventUndone:
 		return "→ " + e.Event

@@ -301,6 +301,8 @@ func happened(e operator.LedgerEntry) string {
 			return "applied"
 		}
 		return "applied: " + safetext.Line(string(e.Outcome), 40)
+	case operator.EventNotReplaced:
+		return "not replaced: " + safetext.Line(string(e.Outcome), 40)
 	case operator.EventForeign:
 		return safetext.Line(string(e.Status), 40) + " elsewhere"
 	}
