@@ -563,11 +563,15 @@ func foreignRecord(e queue.Entry) *Record {
 // replace waits until the answer has gone out, or replaceAfter, and replaces the bottle. It returns a note for the operator and
 // what holds now.
 func (d *Desk) replace(ctx context.Context, ref Ref, progress io.Writer) (string, queue.Outcome, error) {
-	changes, err := d.opts.Inbox.Changes(ctx)
-	if err != nil {
-		d.log.Warn("watching for the answer to go out", "err", err)
+	left := replaceAfter - d.store.sinceSaved(ref) // an earlier process may have waited already
+	var changes <-chan struct{}
+	if left > 0 {
+		var err error
+		if changes, err = d.opts.Inbox.Changes(ctx); err != nil {
+			d.log.Warn("watching for the answer to go out", "err", err)
+		}
 	}
-	deadline := time.NewTimer(replaceAfter)
+	deadline := time.NewTimer(left)
 	defer deadline.Stop()
 	poll := time.NewTicker(time.Second)
 	defer poll.Stop()

@@ -341,6 +341,19 @@ func (s *store) save(r *Record) error {
 	return nil
 }
 
+// sinceSaved is how long ago a record was saved: of one that is answered, when that was. A time in the future counts as now.
+func (s *store) sinceSaved(ref Ref) time.Duration {
+	root, err := s.at()
+	if err != nil {
+		return 0
+	}
+	info, err := root.Stat(recordName(ref))
+	if err != nil {
+		return 0
+	}
+	return max(0, time.Since(info.ModTime()))
+}
+
 // saved tells when a file was last put under its name, or taken away, among the records of each bottle, and the last of these times
 // that has come: a clock that was set back, or a backup, leaves others. Hints that are kept beside the records count too.
 func (s *store) saved() (all string, last time.Time, _ error) {

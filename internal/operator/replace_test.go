@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/bot-bottle/supervise/internal/payload"
 	"github.com/bot-bottle/supervise/queue"
@@ -188,6 +189,34 @@ func TestReplaceIsHeld(t *testing.T) {
 	}
 	if left, err := r.desk("bob@host").store.unfinished(); err != nil || len(left) != 0 {
 		t.Errorf("unfinished: %v, %v", left, err)
+	}
+}
+
+// TestReplaceWaitsOnce: who replaces a bottle in the place of one that was interrupted does not wait anew for the answer to go out.
+func TestReplaceWaitsOnce(t *testing.T) {
+	for _, long := range []bool{true, false} { // ago
+		r, ref, ran := buildRig(t)
+		ctx, cancel := context.WithCancel(t.Context())
+		if _, err := r.approveAnd(ctx, ref, cancel); err == nil {
+			t.Fatal("whoever was interrupted has approved all the same")
+		}
+		if ago := time.Now().Add(-replaceAfter); long {
+			if err := os.Chtimes(filepath.Join(r.root, ".desk", recordName(ref)), ago, ago); err != nil {
+				t.Fatal(err)
+			}
+		}
+		ctx, cancel = context.WithCancel(t.Context())
+		defer cancel()
+		waited := false
+		bob := r.desk("bob@host")
+		bob.opts.Inbox = watched{r.inbox, func() { waited = true; cancel() }}
+		got, err := bob.Recover(ctx)
+		if waited == long || (err == nil) != long {
+			t.Errorf("answered long ago: %v; Recover = %+v, %v, having waited: %v", long, got, err, waited)
+		}
+		if want := map[bool]string{true: "build replace", false: "build"}[long]; ran() != want {
+			t.Errorf("answered long ago: %v; ran %q, want %q", long, ran(), want)
+		}
 	}
 }
 
