@@ -546,6 +546,28 @@ func TestReplace(t *testing.T) {
 	}
 }
 
+// TestReplaceEnds: a command that hangs does not keep its bottle for good.
+func TestReplaceEnds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		hand, err := New(Options{
+			Targets: func(string) config.Bottle {
+				return config.Bottle{Capability: &config.Capability{Replace: []string{"hang"}}}
+			},
+			LockDir: t.TempDir(),
+			Exec: func(ctx context.Context, _ []string, _, _ io.Writer) error {
+				<-ctx.Done()
+				return context.Cause(ctx)
+			},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := hand.Replace(t.Context(), "web", nil); err == nil || err.Error() != "replacing bottle web: running hang: it took over 10m0s" {
+			t.Errorf("Replace = %v, want it ended", err)
+		}
+	})
+}
+
 func TestBuildOutputIsEscaped(t *testing.T) {
 	w := newWorld(t)
 	w.build = func(out io.Writer) error {

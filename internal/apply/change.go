@@ -458,7 +458,7 @@ func (l *Local) Replace(ctx context.Context, bottle string, progress io.Writer) 
 		return fmt.Errorf("bottle %s has no capability.replace in supervise.yaml any more", bottle)
 	}
 	j.tell.say("dockerfile: replacing the bottle")
-	if err := j.run(ctx, c.Replace, j.tell); err != nil {
+	if err := j.within(ctx, j.opts.ReplaceTimeout, c.Replace, j.tell); err != nil {
 		return fmt.Errorf("replacing bottle %s: %w", bottle, err)
 	}
 	return nil

@@ -36,6 +36,9 @@ type Options struct {
 	// the agent is told; if zero, 250 ms, if negative, none.
 	PipelockSettle time.Duration
 	ReloadTimeout  time.Duration // of a reload or check command; if zero, 10 s
+	// ReplaceTimeout is of the command that replaces a bottle, which all others for that bottle wait for; if zero, 10 min. A build has
+	// none: a good one may take long, and it ends with the desk that runs it.
+	ReplaceTimeout time.Duration
 
 	// Exec runs a command to its end and fails unless it exits 0; if nil, os/exec without a shell, with this process's environment
 	// and no input. When ctx ends it must kill the command and return.
@@ -70,6 +73,7 @@ func New(o Options) (*Local, error) {
 	o.VerifyEvery = cmp.Or(o.VerifyEvery, 100*time.Millisecond)
 	o.PipelockSettle = cmp.Or(o.PipelockSettle, 250*time.Millisecond)
 	o.ReloadTimeout = cmp.Or(o.ReloadTimeout, 10*time.Second)
+	o.ReplaceTimeout = cmp.Or(o.ReplaceTimeout, 10*time.Minute)
 	if o.Exec == nil {
 		o.Exec = execute
 	}

@@ -54,9 +54,13 @@ func (l *Local) run(ctx context.Context, argv []string, out io.Writer) error {
 
 // short runs argv within the reload timeout.
 func (l *Local) short(ctx context.Context, argv []string) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, l.opts.ReloadTimeout, fmt.Errorf("it took over %v", l.opts.ReloadTimeout))
+	return l.within(ctx, l.opts.ReloadTimeout, argv, io.Discard)
+}
+
+func (l *Local) within(ctx context.Context, most time.Duration, argv []string, out io.Writer) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, most, fmt.Errorf("it took over %v", most))
 	defer cancel()
-	return l.run(ctx, argv, io.Discard)
+	return l.run(ctx, argv, out)
 }
 
 // tail keeps the end of what is written.
