@@ -160,7 +160,11 @@ func (a *app) deskIn(via string, reads bool) (_ *desk, err error) {
 	if err != nil {
 		return nil, err
 	}
-	d, err := operator.New(operator.Options{Root: root, Dir: scratch, Inbox: inbox, Hand: hand, Via: via})
+	opts := operator.Options{Root: root, Dir: scratch, Inbox: inbox, Hand: hand, Via: via}
+	if via != "tui" { // whose screen it would spoil
+		opts.Waiting = func(text string) { a.say("%s", text) }
+	}
+	d, err := operator.New(opts)
 	if err != nil {
 		return nil, errors.Join(err, inbox.Close())
 	}

@@ -1,10 +1,12 @@
 package operator
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -44,9 +46,27 @@ func (d *Desk) Approve(ctx context.Context, ref Ref, dec Decision) (*Result, err
 	return res, nil
 }
 
+// lockBottle takes the bottle's lock to do something, and tells whoever waits for it long what is being done.
+func (d *Desk) lockBottle(ctx context.Context, bottle, doing string, progress io.Writer) (unlock func(), err error) {
+	holder := fmt.Sprintf("%s (%s, process %d, since %s)", doing, d.opts.By, os.Getpid(), time.Now().Format(time.TimeOnly))
+	return d.store.lockBottle(ctx, bottle, holder, func(holder string) {
+		d.tell(progress, fmt.Sprintf("bottle %s is busy, and this waits for it: %s", bottle, cmp.Or(holder, "somebody decides for it")))
+	})
+}
+
+// tell says what takes a while; see Options.Waiting.
+func (d *Desk) tell(progress io.Writer, text string) {
+	text = safetext.Line(text, 0)
+	if d.opts.Waiting != nil {
+		d.opts.Waiting(text)
+	} else if progress != nil {
+		fmt.Fprintln(progress, text)
+	}
+}
+
 // approve returns a release when the bottle is to be replaced, which is left to the caller until it is called.
 func (d *Desk) approve(ctx context.Context, ref Ref, dec Decision) (_ *Result, release func(), _ error) {
-	unlock, err := d.store.lockBottle(ctx, ref.Bottle)
+	unlock, err := d.lockBottle(ctx, ref.Bottle, "approving "+ref.String(), dec.Progress)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -440,7 +460,7 @@ func (d *Desk) makeRoom(err error) error {
 }
 
 func (d *Desk) reject(ctx context.Context, ref Ref, notes string) (*Result, error) {
-	unlock, err := d.store.lockBottle(ctx, ref.Bottle)
+	unlock, err := d.lockBottle(ctx, ref.Bottle, "rejecting "+ref.String(), nil)
 	if err != nil {
 		return nil, err
 	}
@@ -595,7 +615,7 @@ wait:
 			break wait
 		}
 	}
-	unlock, err := d.store.lockBottle(ctx, ref.Bottle)
+	unlock, err := d.lockBottle(ctx, ref.Bottle, "replacing the bottle for "+ref.String(), progress)
 	if err != nil {
 		return "", "", unfinished(ref, err)
 	}

@@ -12,7 +12,7 @@
 //	<slug>/<id>.<n>.<kind>      a target as it was before attempt n, for putting back and undo
 //	<slug>/foreign.json         how many answers of other programs were recorded today
 //	<slug>/seen.json            when somebody was last seen waiting; a hint
-//	<slug>/.lock                flock of whoever decides for this bottle
+//	<slug>/.lock                flock of whoever decides for this bottle; says who that is, and at what
 //	keys/<slug>/<hash>          the last decision on the same question, for retries
 //	unfinished/<slug>.<id>      there while a record is not final, so that recovery costs nothing when there is nothing;
 //	                            flocked by whoever waits to replace the bottle
@@ -55,6 +55,9 @@ type Options struct {
 	Logger *slog.Logger // if nil, nothing is logged
 	// Abandoned is how long nobody has been connected before a proposal folds away; if zero, 72 h.
 	Abandoned time.Duration
+	// Waiting, if set, is told in one line, safe to print, what an operation waits for that has waited for a second; if nil, whoever
+	// gave a writer for progress sees it there.
+	Waiting func(text string)
 	// Step, if set, is called before each durable step with its name; an error ends the operation there,
 	// as a crash would. For tests.
 	Step func(name string) error

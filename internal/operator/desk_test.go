@@ -671,7 +671,7 @@ func TestRecoverLeavesTheBusy(t *testing.T) {
 		}
 	}
 	r.step = nil
-	unlock, err := d.store.lockBottle(t.Context(), "web")
+	unlock, err := d.lockBottle(t.Context(), "web", "looking", nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -89,11 +89,11 @@ const maxLine = 256 << 10
 // Append adds e at the end, durably. Seq, Prev, Hash and, when zero, At are set here. A torn last line is removed
 // and noted first.
 func (l *Ledger) Append(ctx context.Context, e LedgerEntry) error {
-	unlock, err := lockFile(ctx, filepath.Join(l.dir, "ledger.lock"))
+	lock, err := lockFile(ctx, filepath.Join(l.dir, "ledger.lock"), nil)
 	if err != nil {
 		return fmt.Errorf("locking the ledger: %w", err)
 	}
-	defer unlock()
+	defer lock.Close()
 	return l.appendLocked(e)
 }
 
@@ -110,11 +110,11 @@ func (l *Ledger) Ensure(ctx context.Context, since time.Time, all ...LedgerEntry
 	for _, e := range all {
 		want[keyOf(e)] = true
 	}
-	unlock, err := lockFile(ctx, filepath.Join(l.dir, "ledger.lock"))
+	lock, err := lockFile(ctx, filepath.Join(l.dir, "ledger.lock"), nil)
 	if err != nil {
 		return fmt.Errorf("locking the ledger: %w", err)
 	}
-	defer unlock()
+	defer lock.Close()
 	for have, err := range l.backwards() {
 		if err != nil {
 			break // torn or edited: appending is still right, audit verify tells of the rest

@@ -103,6 +103,8 @@ type store struct {
 	step func(string) error
 	sync func(dir string) error // syncDir, but in tests
 
+	patience time.Duration // how long a lock is waited for without a word
+
 	mu   sync.Mutex
 	root *os.Root    // guarded by mu: the directory at dir when it was last looked at
 	info fs.FileInfo // guarded by mu: of root
@@ -113,7 +115,7 @@ func openStore(dir string, step func(string) error) (*store, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
 	}
-	s := &store{dir: dir, step: step, sync: syncDir}
+	s := &store{dir: dir, step: step, sync: syncDir, patience: time.Second}
 	_, err := s.at()
 	return s, err
 }
@@ -547,8 +549,9 @@ func parseEarlier(b []byte, err error) *Earlier {
 	return &e
 }
 
-// lockBottle is held while anything is decided for a bottle.
-func (s *store) lockBottle(ctx context.Context, bottle string) (func(), error) {
+// lockBottle is held while anything is decided for a bottle. holder says by whom and for what, to whoever waits longer than a moment;
+// busy is told what the one who has it says.
+func (s *store) lockBottle(ctx context.Context, bottle, holder string, busy func(holder string)) (unlock func(), err error) {
 	if err := queue.CheckSlug(bottle); err != nil {
 		return nil, err
 	}
@@ -559,15 +562,32 @@ func (s *store) lockBottle(ctx context.Context, bottle string) (func(), error) {
 	if err := root.MkdirAll(bottle, 0o700); err != nil {
 		return nil, err
 	}
-	unlock, err := lockFile(ctx, filepath.Join(s.dir, bottle, ".lock"))
+	began := time.Now()
+	f, err := lockFile(ctx, filepath.Join(s.dir, bottle, ".lock"), func(f *os.File) {
+		if busy == nil || time.Since(began) < s.patience {
+			return
+		}
+		have := make([]byte, maxHolder)
+		n, _ := f.ReadAt(have, 0) // what cannot be read is not told
+		busy(string(have[:n]))
+		busy = nil // once
+	})
 	if err != nil {
 		return nil, fmt.Errorf("waiting for whoever decides for bottle %s: %w", bottle, err)
 	}
-	return unlock, nil
+	// A hint: it is not synced, and who cannot write it on a full disk decides all the same.
+	if err := f.Truncate(0); err == nil {
+		_, _ = f.WriteAt([]byte(holder[:min(len(holder), maxHolder)]), 0)
+	}
+	return func() { f.Close() }, nil
 }
 
-// lockFile takes an exclusive flock, waiting until ctx ends.
-func lockFile(ctx context.Context, path string) (unlock func(), err error) {
+// maxHolder bounds what a lock file says of who has it.
+const maxHolder = 512
+
+// lockFile takes an exclusive flock, waiting until ctx ends; waiting, if it is not nil, is called before each further look. Closing the
+// file releases the lock.
+func lockFile(ctx context.Context, path string, waiting func(f *os.File)) (*os.File, error) {
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return nil, err
@@ -575,10 +595,13 @@ func lockFile(ctx context.Context, path string) (unlock func(), err error) {
 	for pause := time.Millisecond; ; pause = min(2*pause, 50*time.Millisecond) {
 		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 		if err == nil {
-			return func() { f.Close() }, nil // closing releases it
+			return f, nil
 		}
 		if !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR) {
 			return nil, errors.Join(err, f.Close())
+		}
+		if waiting != nil {
+			waiting(f)
 		}
 		select {
 		case <-ctx.Done():

@@ -37,7 +37,7 @@ func (d *Desk) Recover(ctx context.Context) ([]Recovered, error) {
 	way := map[string]*InTheWayError{} // by bottle: one says enough
 	for _, ref := range refs {
 		lctx, cancel := context.WithTimeout(ctx, recoverLock)
-		unlock, err := d.store.lockBottle(lctx, ref.Bottle)
+		unlock, err := d.lockBottle(lctx, ref.Bottle, "finishing "+ref.String(), nil)
 		cancel()
 		if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
 			continue
@@ -61,6 +61,7 @@ func (d *Desk) Recover(ctx context.Context) ([]Recovered, error) {
 			errs = append(errs, fmt.Errorf("recovering %s of bottle %s: %w", ref, ref.Bottle, err))
 		}
 		if release != nil {
+			d.tell(nil, fmt.Sprintf("bottle %s is still to be replaced for %s, which an interrupted command left to do: replacing it first", ref.Bottle, ref))
 			note, _, err := d.replace(ctx, ref, nil)
 			release()
 			switch {
@@ -208,7 +209,7 @@ func (d *Desk) claimOn(but string, real []string) (Ref, error) {
 
 func (d *Desk) finishOf(ctx context.Context, ref Ref) error {
 	lctx, cancel := context.WithTimeout(ctx, finishWait)
-	unlock, err := d.store.lockBottle(lctx, ref.Bottle)
+	unlock, err := d.lockBottle(lctx, ref.Bottle, "finishing "+ref.String(), nil)
 	cancel()
 	if err != nil {
 		return fmt.Errorf("finishing what was left of %s of bottle %s, which shares a file with this one: %w", ref, ref.Bottle, err)
@@ -372,7 +373,7 @@ func (d *Desk) Trail(ctx context.Context) (Trail, error) {
 
 // Forget removes a bottle's mailbox, with what is open in it. Records and ledger stay.
 func (d *Desk) Forget(ctx context.Context, bottle string) error {
-	unlock, err := d.store.lockBottle(ctx, bottle)
+	unlock, err := d.lockBottle(ctx, bottle, "forgetting the bottle", nil)
 	if err != nil {
 		return fmt.Errorf("forgetting bottle %s: %w", bottle, err)
 	}

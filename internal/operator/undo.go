@@ -31,7 +31,7 @@ func (d *Desk) UndoUnmanaged(ctx context.Context, ref Ref, progress io.Writer) (
 }
 
 func (d *Desk) undo(ctx context.Context, ref Ref, unmanaged bool, progress io.Writer) (*Result, error) {
-	unlock, err := d.store.lockBottle(ctx, ref.Bottle)
+	unlock, err := d.lockBottle(ctx, ref.Bottle, "undoing "+ref.String(), progress)
 	if err != nil {
 		return nil, err
 	}
