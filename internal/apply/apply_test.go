@@ -554,7 +554,7 @@ func TestReplaceEnds(t *testing.T) {
 				return config.Bottle{Capability: &config.Capability{Replace: []string{"hang"}}}
 			},
 			LockDir: t.TempDir(),
-			Exec: func(ctx context.Context, _ []string, _, _ io.Writer) error {
+			Exec: func(ctx context.Context, _ []string, _, _ io.Writer, _ func(int)) error {
 				<-ctx.Done()
 				return context.Cause(ctx)
 			},

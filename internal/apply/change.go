@@ -23,6 +23,7 @@ type job struct {
 	host   string // the touched one; "" for a Dockerfile
 	tell   *teller
 	gate   time.Time // when pipelock was told to read its file again; zero if it was not
+	ended  string    // what was left running and has been ended, for people
 }
 
 func (l *Local) job(bottle, host string, progress io.Writer) *job {
@@ -36,9 +37,15 @@ func (l *Local) Apply(ctx context.Context, plan *Plan, progress io.Writer) (Resu
 	if plan.Blocked != nil {
 		return Result{}, &Failure{Step: "check", Path: plan.Bottle, Err: plan.Blocked}
 	}
-	var written, standing []Image
+	var images, written, standing []Image
 	for _, t := range plan.Targets {
-		im := ImageOf(t)
+		images = append(images, ImageOf(t))
+	}
+	if f := j.endLeftOf(ctx, images); f != nil {
+		return Result{}, f
+	}
+	for i, t := range plan.Targets {
+		im := images[i]
 		if !t.Changed() {
 			j.tell.say("%s: nothing to change in %s", t.Kind, t.Path)
 			standing = append(standing, im)
@@ -151,7 +158,7 @@ func (j *job) activate(ctx context.Context, im Image) *Failure {
 			return fail("build", err)
 		}
 		j.tell.say("dockerfile: building")
-		err := j.run(ctx, j.cfg.Capability.Build, j.tell)
+		err := j.long(ctx, j.cfg.Capability.Build)
 		j.tell.flush()
 		if err != nil {
 			return fail("build", err)
@@ -390,6 +397,9 @@ func (im Image) standsIn(data []byte) bool {
 func (l *Local) Confirm(ctx context.Context, bottle string, p payload.Payload, images []Image, progress io.Writer) (Result, error) {
 	j := l.job(bottle, p.Host, progress)
 	defer j.tell.flush()
+	if f := j.endLeftOf(ctx, images); f != nil {
+		return Result{}, f
+	}
 	var changed, standing []Image
 	for _, im := range images {
 		now, err := sum(im.Real)
@@ -435,9 +445,13 @@ func uncrash(f *Failure) error {
 func (l *Local) PutBack(ctx context.Context, bottle string, images []Image, progress io.Writer) error {
 	j := l.job(bottle, "", progress)
 	defer j.tell.flush()
+	running := j.endLeftOf(ctx, images) // what cannot be ended keeps nothing from being put back
 	left, err := j.takeBack(ctx, images, true)
 	if crashed(err) {
 		return err
+	}
+	if running != nil {
+		err = errors.Join(running, err)
 	}
 	if len(left) == 0 && err == nil {
 		return nil
@@ -458,7 +472,12 @@ func (l *Local) Replace(ctx context.Context, bottle string, progress io.Writer) 
 		return fmt.Errorf("bottle %s has no capability.replace in supervise.yaml any more", bottle)
 	}
 	j.tell.say("dockerfile: replacing the bottle")
-	if err := j.within(ctx, j.opts.ReplaceTimeout, c.Replace, j.tell); err != nil {
+	if err := j.endLeft(ctx); err != nil {
+		return fmt.Errorf("replacing bottle %s: %w", bottle, err)
+	}
+	ctx, cancel := within(ctx, j.opts.ReplaceTimeout)
+	defer cancel()
+	if err := j.long(ctx, c.Replace); err != nil {
 		return fmt.Errorf("replacing bottle %s: %w", bottle, err)
 	}
 	return nil

@@ -26,8 +26,8 @@ import (
 type Options struct {
 	// Targets returns a bottle's targets, ready to use: see config.Host.For.
 	Targets func(bottle string) config.Bottle
-	// LockDir holds one lock file a target, named by the hash of its real path; made if missing. All processes
-	// that change the same files must name the same directory.
+	// LockDir holds one lock file a target, named by the hash of its real path, and a note of the command that runs for a bottle;
+	// made if missing. All processes that change the same files must name the same directory.
 	LockDir string
 
 	VerifyTimeout time.Duration // how long a change may take to be seen live; if zero, 5 s
@@ -41,8 +41,9 @@ type Options struct {
 	ReplaceTimeout time.Duration
 
 	// Exec runs a command to its end and fails unless it exits 0; if nil, os/exec without a shell, with this process's environment
-	// and no input. When ctx ends it must kill the command and return.
-	Exec func(ctx context.Context, argv []string, stdout, stderr io.Writer) error
+	// and no input. When ctx ends it must kill the command and return. It may call started, unless that is nil, with the process that
+	// leads the command's process group.
+	Exec func(ctx context.Context, argv []string, stdout, stderr io.Writer, started func(pid int)) error
 	// Step, if set, is called before each durable step with its name, such as "egress.rename"; an error ends the operation there
 	// and is returned as it is, with nothing put back, as a crash would. For tests.
 	Step func(name string) error

@@ -19,13 +19,19 @@ import (
 )
 
 // execute runs a command in a process group of its own, so that nothing it started is left when ctx ends.
-func execute(ctx context.Context, argv []string, stdout, stderr io.Writer) error {
+func execute(ctx context.Context, argv []string, stdout, stderr io.Writer, started func(pid int)) error {
 	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
 	cmd.Stdout, cmd.Stderr = stdout, stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM) }
 	cmd.WaitDelay = 2 * time.Second
-	err := cmd.Run()
+	err := cmd.Start()
+	if err == nil {
+		if started != nil {
+			started(cmd.Process.Pid)
+		}
+		err = cmd.Wait()
+	}
 	if ctx.Err() == nil {
 		if errors.Is(err, exec.ErrWaitDelay) {
 			return nil // it exited 0, and what it has started goes on and holds its output
@@ -39,10 +45,10 @@ func execute(ctx context.Context, argv []string, stdout, stderr io.Writer) error
 }
 
 // run runs argv and puts the end of what it said into the error.
-func (l *Local) run(ctx context.Context, argv []string, out io.Writer) error {
+func (l *Local) run(ctx context.Context, argv []string, out io.Writer, started func(pid int)) error {
 	var said tail
 	both := &shared{w: io.MultiWriter(&said, out)}
-	if err := l.opts.Exec(ctx, argv, both, both); err != nil {
+	if err := l.opts.Exec(ctx, argv, both, both, started); err != nil {
 		err = fmt.Errorf("running %s: %w", safetext.Line(strings.Join(argv, " "), 200), err)
 		if s := strings.TrimSpace(safetext.Block(string(said))); s != "" {
 			err = fmt.Errorf("%w; it said: %s", err, s)
@@ -54,13 +60,13 @@ func (l *Local) run(ctx context.Context, argv []string, out io.Writer) error {
 
 // short runs argv within the reload timeout.
 func (l *Local) short(ctx context.Context, argv []string) error {
-	return l.within(ctx, l.opts.ReloadTimeout, argv, io.Discard)
+	ctx, cancel := within(ctx, l.opts.ReloadTimeout)
+	defer cancel()
+	return l.run(ctx, argv, io.Discard, nil)
 }
 
-func (l *Local) within(ctx context.Context, most time.Duration, argv []string, out io.Writer) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, most, fmt.Errorf("it took over %v", most))
-	defer cancel()
-	return l.run(ctx, argv, out)
+func within(ctx context.Context, most time.Duration) (context.Context, context.CancelFunc) {
+	return context.WithTimeoutCause(ctx, most, fmt.Errorf("it took over %v", most))
 }
 
 // tail keeps the end of what is written.

@@ -43,6 +43,10 @@ func (l *Local) Undo(ctx context.Context, bottle string, p payload.Payload, imag
 		im.AfterSHA256 = sha
 		writes, changed = append(writes, w), append(changed, im)
 	}
+	if f := j.endLeftOf(ctx, images); f != nil {
+		f.Undo = true
+		return Result{}, f
+	}
 	var restored []string
 	fail := func(f *Failure) (Result, error) {
 		if crashed(f.Err) {
@@ -88,6 +92,9 @@ func (l *Local) Undo(ctx context.Context, bottle string, p payload.Payload, imag
 	res, f := j.outcome(ctx, changed, true)
 	if f != nil {
 		return fail(f)
+	}
+	if j.ended != "" {
+		res.Notes = append(res.Notes, j.ended)
 	}
 	return res, nil
 }

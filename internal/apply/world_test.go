@@ -152,7 +152,7 @@ func newWorld(t *testing.T) *world {
 		VerifyTimeout:  200 * time.Millisecond,
 		VerifyEvery:    5 * time.Millisecond,
 		PipelockSettle: -1,
-		Exec: func(ctx context.Context, argv []string, stdout, stderr io.Writer) error {
+		Exec: func(ctx context.Context, argv []string, stdout, _ io.Writer, _ func(int)) error {
 			w.ran = append(w.ran, strings.Join(argv, " "))
 			if w.exec != nil {
 				if err := w.exec(argv); err != nil {
