@@ -97,15 +97,20 @@ func must(err error) {
 
 // withDesk opens the desk, recovers, runs f and closes it again.
 func (a *app) withDesk(f func(cmd *cobra.Command, d *desk, args []string) error) func(*cobra.Command, []string) error {
-	return a.with(a.openDesk, f)
+	return a.with(a.openDesk, a.recover, f)
+}
+
+// withDeskAsLeft is withDesk without recovering first: what an interrupted command left to do may be just what is to be undone.
+func (a *app) withDeskAsLeft(f func(cmd *cobra.Command, d *desk, args []string) error) func(*cobra.Command, []string) error {
+	return a.with(a.openDesk, func(context.Context, *desk) error { return nil }, f)
 }
 
 // withReadDesk is withDesk for a command that decides nothing.
 func (a *app) withReadDesk(f func(cmd *cobra.Command, d *desk, args []string) error) func(*cobra.Command, []string) error {
-	return a.with(a.readDesk, f)
+	return a.with(a.readDesk, a.recover, f)
 }
 
-func (a *app) with(open func() (*desk, error), f func(cmd *cobra.Command, d *desk, args []string) error) func(*cobra.Command, []string) error {
+func (a *app) with(open func() (*desk, error), first func(context.Context, *desk) error, f func(cmd *cobra.Command, d *desk, args []string) error) func(*cobra.Command, []string) error {
 	return func(cmd *cobra.Command, args []string) (err error) {
 		d, err := open()
 		if err != nil {
@@ -113,7 +118,7 @@ func (a *app) with(open func() (*desk, error), f func(cmd *cobra.Command, d *des
 		}
 		defer func() { err = errors.Join(err, d.Close()) }()
 		a.tellUnread(d)
-		if err := a.recover(cmd.Context(), d); err != nil {
+		if err := first(cmd.Context(), d); err != nil {
 			return err
 		}
 		return f(cmd, d, args)

@@ -26,7 +26,7 @@ answer yet, or fetches that once more, it hears that the change was taken back.`
   supervise undo 0197f3b2-6d1e`,
 		Args:              args(1, 1),
 		ValidArgsFunction: a.completeApplied,
-		RunE: a.withDesk(func(cmd *cobra.Command, d *desk, args []string) error {
+		RunE: a.withDeskAsLeft(func(cmd *cobra.Command, d *desk, args []string) error {
 			ref, err := d.Find(cmd.Context(), args[0])
 			if err != nil {
 				return err
