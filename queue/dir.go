@@ -61,6 +61,7 @@ type Dir struct {
 	mu       sync.Mutex
 	closed   bool
 	waiters  map[ID][]chan<- *result
+	left     map[ID]time.Time // nobody waits since then; see presence
 	moved    bool             // waiters changed since presence.json was written
 	open     map[ID]*standing // proposals outside processed/
 	bad      map[string]*badName
@@ -116,6 +117,7 @@ func OpenDir(ctx context.Context, dir string, opts Options) (*Dir, error) {
 		opts: opts, path: path,
 		log:     cmp.Or(opts.Logger, slog.New(slog.DiscardHandler)).With("bottle", opts.Slug),
 		waiters: map[ID][]chan<- *result{},
+		left:    map[ID]time.Time{},
 		open:    map[ID]*standing{},
 		bad:     map[string]*badName{},
 		moving:  map[ID]int{},
@@ -369,6 +371,7 @@ func (d *Dir) join(ctx context.Context, id ID) (chan *result, *result) {
 	}
 	first := len(d.waiters) == 0
 	d.waiters[id] = append(d.waiters[id], ch)
+	delete(d.left, id)
 	d.moved = true
 	d.mu.Unlock()
 	if first {
@@ -411,6 +414,9 @@ func (d *Dir) leave(id ID, ch chan<- *result) {
 		d.waiters[id] = slices.Delete(d.waiters[id], i, i+1)
 		if len(d.waiters[id]) == 0 {
 			delete(d.waiters, id)
+			if s := d.open[id]; s != nil && s.resp == nil {
+				d.left[id] = time.Now()
+			}
 		}
 		d.moved = true
 	}
@@ -614,12 +620,27 @@ func (d *Dir) refresh(ctx context.Context) error {
 	}
 }
 
-// presence says who waits.
-func (d *Dir) presence() []byte {
+// presence says who waits, and for how long that holds if nobody comes or goes; zero: for ever. A call waits in steps, and is no waiter
+// between two of them: whoever has just left counts as one who waits.
+func (d *Dir) presence() (data []byte, until time.Time) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.moved = false
-	return presenceJSON(d.waiters)
+	n := make(map[ID]int, len(d.waiters)+len(d.left))
+	for id, at := range d.left {
+		if at = at.Add(presenceSoon); !time.Now().Before(at) {
+			delete(d.left, id)
+			continue
+		}
+		n[id] = 1
+		if until.IsZero() || at.Before(until) {
+			until = at
+		}
+	}
+	for id, w := range d.waiters {
+		n[id] = len(w)
+	}
+	return presenceJSON(n), until
 }
 
 func (d *Dir) writePresence(data []byte) error {

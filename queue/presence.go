@@ -62,12 +62,8 @@ type presenceJSONFile struct {
 	Waiting map[ID]int `json:"waiting"`
 }
 
-func presenceJSON(waiters map[ID][]chan<- *result) []byte {
-	f := presenceJSONFile{Waiting: make(map[ID]int, len(waiters))}
-	for id, w := range waiters {
-		f.Waiting[id] = len(w)
-	}
-	data, err := json.Marshal(f)
+func presenceJSON(waiting map[ID]int) []byte {
+	data, err := json.Marshal(presenceJSONFile{Waiting: waiting})
 	if err != nil {
 		panic(err) // a map of strings to ints
 	}

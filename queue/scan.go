@@ -58,6 +58,7 @@ type dirLoop struct {
 	cost      time.Duration // of the last look
 	told      []byte        // presence.json
 	toldAt    time.Time
+	toldEnds  time.Time // when it holds no longer; zero: while nobody comes or goes
 	prunedAt  time.Time
 	moreOld   bool
 
@@ -241,10 +242,14 @@ func (l *dirLoop) deadline() time.Time {
 func (l *dirLoop) tellAt() time.Time {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.moved {
-		return l.toldAt.Add(presenceSoon)
+	soon, alive := l.toldAt.Add(presenceSoon), l.toldAt.Add(presenceAlive)
+	switch {
+	case l.moved || !l.toldEnds.IsZero() && l.toldEnds.Before(soon):
+		return soon
+	case !l.toldEnds.IsZero() && l.toldEnds.Before(alive):
+		return l.toldEnds
 	}
-	return l.toldAt.Add(presenceAlive)
+	return alive
 }
 
 // pollAt: while anyone waits, and while a file may turn out bad.
@@ -273,7 +278,8 @@ func (l *dirLoop) pollAt() (time.Time, bool) {
 
 // tell says who waits, unless that was said a short while ago: waiting calls come and go in steps.
 func (l *dirLoop) tell() bool {
-	data := l.presence()
+	data, ends := l.presence()
+	l.toldEnds = ends
 	if bytes.Equal(data, l.told) && time.Since(l.toldAt) < presenceAlive {
 		return false
 	}
@@ -294,8 +300,10 @@ func (l *dirLoop) hasAsked() bool {
 func (l *dirLoop) release() {
 	l.mu.Lock()
 	clear(l.waiters)
+	clear(l.left)
 	l.mu.Unlock()
-	_ = l.writePresence(l.presence()) // nobody waits any more
+	data, _ := l.presence()
+	_ = l.writePresence(data) // nobody waits any more
 }
 
 // watch keeps the watch on the directory alive. Without one polling goes on.

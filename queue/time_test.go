@@ -174,13 +174,18 @@ func TestPresenceRate(t *testing.T) {
 				}
 			}
 		}
-		// Calls come and go ten times a second for 20 s, then one stays for 2 min.
+		// One to three calls come and go ten times a second for 20 s, then one stays for 2 min.
 		ctx, cancel := context.WithCancel(t.Context())
-		for range 200 {
+		for i := range 200 {
 			short, stop := context.WithTimeout(ctx, 90*time.Millisecond)
-			got := waitFor(short, d, p.ID)
+			var got []<-chan waitResult
+			for range 1 + i%3 {
+				got = append(got, waitFor(short, d, p.ID))
+			}
 			watch(time.Since(start) + 100*time.Millisecond)
-			<-got
+			for _, ch := range got {
+				<-ch
+			}
 			stop()
 		}
 		busy := len(writes)
@@ -204,6 +209,39 @@ func TestPresenceRate(t *testing.T) {
 		}
 		if got, want := read(), `{"waiting":{}}`; got != want {
 			t.Errorf("after Close presence is %s, want %s", got, want)
+		}
+	})
+}
+
+// TestPresenceInSteps: a call waits in steps, to show progress between them, and is there all the time. One that is gone is not.
+func TestPresenceInSteps(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "web")
+	synctest.Test(t, func(t *testing.T) {
+		d := openDir(t, dir, Options{NoWatch: true})
+		p := putNew(t, d)
+		here := fmt.Sprintf(`{"waiting":{%q:1}}`, p.ID)
+		told := func() string {
+			synctest.Wait()
+			data, err := os.ReadFile(filepath.Join(dir, presenceFile))
+			if err != nil {
+				t.Fatal(err)
+			}
+			return strings.TrimSpace(string(data))
+		}
+		for n := range 8 {
+			step, stop := context.WithTimeout(t.Context(), 15*time.Second)
+			if r := <-waitFor(step, d, p.ID); !errors.Is(r.err, context.DeadlineExceeded) {
+				t.Fatalf("Wait = %+v", r)
+			}
+			stop()
+			time.Sleep(10 * time.Millisecond) // it says how long it has waited
+			if got := told(); got != here {
+				t.Errorf("after step %d presence is %s, want %s", n, got, here)
+			}
+		}
+		time.Sleep(2 * presenceSoon)
+		if got, want := told(), `{"waiting":{}}`; got != want {
+			t.Errorf("after the last step presence is %s, want %s", got, want)
 		}
 	})
 }
