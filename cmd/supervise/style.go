@@ -144,7 +144,11 @@ const least = 8
 // rows breaks one line of escaped text, which may hold colours of ours, where the terminal would break it: it would go on
 // in column 0. Used cells of each row are the caller's. With words it breaks at spaces where one is near enough.
 func (s style) rows(text string, used int, words bool) []string {
-	text = safetext.Spaces(text)
+	return s.broken(safetext.Spaces(text), used, words)
+}
+
+// broken is rows of text whose spaces are ours.
+func (s style) broken(text string, used int, words bool) []string {
 	width := s.cells()
 	if width == 0 {
 		return []string{text}
@@ -292,25 +296,34 @@ func (t *table) String() string {
 		if paint == nil {
 			paint = func(text string) string { return text }
 		}
-		var l strings.Builder
+		l, mark := "", ""
+		end := func() { // of a row of a narrow terminal
+			if l = strings.TrimRight(l, " "); l == "" {
+				return // more of the row above
+			}
+			for _, row := range t.style.broken(l, 2, true) {
+				b.WriteString(mark + paint(strings.TrimRight(row, " ")) + "\n")
+				mark = "↳ "
+			}
+			l = ""
+		}
 		for i, c := range cells[:last] {
 			c = cutMiddle(c, widths[i])
-			l.WriteString(c + strings.Repeat(" ", widths[i]-displaywidth.String(c)+2))
-		}
-		switch c := cells[last]; {
-		case below:
-			first := ""
-			for _, row := range t.style.rows(strings.TrimRight(l.String(), " "), 2, true) {
-				b.WriteString(first + paint(strings.Trim(row, " ")) + "\n")
-				first = "↳ "
+			if below && displaywidth.String(l)+widths[i] > most-2 {
+				end()
 			}
+			l += c + strings.Repeat(" ", widths[i]-displaywidth.String(c)+2)
+		}
+		c := cells[last]
+		if below {
+			end()
 			b.WriteString("  " + paint(cut(c, most-2)) + "\n")
-		default:
-			if most > 0 {
-				c = cut(c, most-used)
-			}
-			b.WriteString(paint(strings.TrimRight(l.String()+c, " ")) + "\n")
+			return
 		}
+		if most > 0 {
+			c = cut(c, most-used)
+		}
+		b.WriteString(paint(strings.TrimRight(l+c, " ")) + "\n")
 	}
 	line(t.head, t.style.dim)
 	for _, r := range t.rows {

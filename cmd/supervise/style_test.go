@@ -82,6 +82,31 @@ func TestRows(t *testing.T) {
 }
 
 // TestTable: what is asked for is never squeezed out by a long name, and no row goes on in column 0.
+// TestTableOfFiles: where names stand first and some rows only go on with the one above, as in bottle list.
+func TestTableOfFiles(t *testing.T) {
+	const slug = "frontend-nightly-regression-eu-central-1-with-a-very-long-name-a"
+	table := table{style: style{width: 80}, head: []string{"BOTTLE", "OPEN", "SIDECAR", "AN APPROVAL CHANGES"}, rows: []row{
+		{cells: []string{slug, "1", "no mailbox", "/srv/a/routes.yaml"}},
+		{cells: []string{"web", "12", "running", "/srv/web/routes.yaml"}},
+		{cells: []string{"", "", "", "/srv/web/Dockerfile"}},
+	}}
+	pad := strings.Repeat(" ", len(slug))
+	want := `BOTTLE` + pad[4:] + `OPEN
+↳ SIDECAR
+  AN APPROVAL CHANGES
+` + slug + `  1
+↳ no mailbox
+  /srv/a/routes.yaml
+web` + pad[1:] + `12
+↳ running
+  /srv/web/routes.yaml
+  /srv/web/Dockerfile
+`
+	if diff := cmp.Diff(want, table.String()); diff != "" {
+		t.Errorf("mismatch (-want +got):\n%s", diff)
+	}
+}
+
 func TestTable(t *testing.T) {
 	const slug = "frontend-nightly-regression-eu-central-1-with-a-very-long-name-a"
 	rows := func(slug string) []row {
