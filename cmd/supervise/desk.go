@@ -28,6 +28,7 @@ type desk struct {
 	targets func(bottle string) config.Bottle
 	named   []string // bottles that the configuration names
 	notify  config.Notify
+	dir     string // where the configuration's commands run
 	scratch string // stands in for .desk, and goes with the command; "" when .desk is there
 }
 
@@ -157,7 +158,7 @@ func (a *app) deskIn(via string, reads bool) (_ *desk, err error) {
 			}
 		}()
 	}
-	hand, err := apply.New(apply.Options{Targets: host.For, LockDir: filepath.Join(dir, "locks")})
+	hand, err := apply.New(apply.Options{Targets: host.For, LockDir: filepath.Join(dir, "locks"), Dir: host.Dir()})
 	if err != nil {
 		return nil, err
 	}
@@ -173,7 +174,7 @@ func (a *app) deskIn(via string, reads bool) (_ *desk, err error) {
 	if err != nil {
 		return nil, errors.Join(err, inbox.Close())
 	}
-	return &desk{Desk: d, root: root, without: a.without(host), inbox: inbox, targets: host.For, named: slices.Collect(maps.Keys(host.Bottles)), notify: host.Notify, scratch: scratch}, nil
+	return &desk{Desk: d, root: root, without: a.without(host), inbox: inbox, targets: host.For, named: slices.Collect(maps.Keys(host.Bottles)), notify: host.Notify, dir: host.Dir(), scratch: scratch}, nil
 }
 
 // rootDir finds where the mailboxes are. A root that somebody named must be there; the default one is made.

@@ -26,7 +26,7 @@ func (a *app) notifier(d *desk, url string, log *slog.Logger) (*notifier, error)
 		own:    notify.Options{Desk: d, RemindAfter: d.notify.RemindAfter, Logger: log},
 	}
 	if len(d.notify.Exec) > 0 {
-		n.shared.Sinks = append(n.shared.Sinks, notify.Exec(d.notify.Exec))
+		n.shared.Sinks = append(n.shared.Sinks, notify.Exec(d.dir, d.notify.Exec))
 	}
 	if w := d.notify.Webhook; w != nil {
 		o := notify.WebhookOptions{URL: w.URL}

@@ -512,7 +512,7 @@ func TestExecuteKillsTheGroup(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	out := &onLine{f: cancel}
-	err = execute(ctx, []string{"sh", "-c", `trap '' TERM; exec 3>"$0"; sleep 600 & echo $!; wait`, fifo}, out, io.Discard, nil)
+	err = execute(ctx, "", []string{"sh", "-c", `trap '' TERM; exec 3>"$0"; sleep 600 & echo $!; wait`, fifo}, out, io.Discard, nil)
 	if !errors.Is(err, context.Canceled) {
 		t.Errorf("execute = %v, want it canceled", err)
 	}
@@ -530,7 +530,7 @@ func TestExecuteKillsTheGroup(t *testing.T) {
 // TestExecuteLeavesWhatGoesOn: a command that exits 0 has done what it was to do, though something it started goes on and holds its output.
 func TestExecuteLeavesWhatGoesOn(t *testing.T) {
 	var out bytes.Buffer
-	err := execute(t.Context(), []string{"sh", "-c", "sleep 600 & echo $!"}, &out, &out, nil)
+	err := execute(t.Context(), "", []string{"sh", "-c", "sleep 600 & echo $!"}, &out, &out, nil)
 	pid, perr := strconv.Atoi(strings.TrimSpace(out.String()))
 	if perr != nil || pid <= 1 {
 		t.Fatalf("it said %q", out.String())

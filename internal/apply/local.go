@@ -29,6 +29,9 @@ type Options struct {
 	// LockDir holds one lock file a target, named by the hash of its real path, and a note of the command that runs for a bottle;
 	// made if missing. All processes that change the same files must name the same directory.
 	LockDir string
+	// Dir is where commands run, the directory of supervise.yaml; if empty, the current one: an agent may have written what is
+	// there, and docker compose, for one, reads it.
+	Dir string
 
 	VerifyTimeout time.Duration // how long a change may take to be seen live; if zero, 5 s
 	VerifyEvery   time.Duration // how often to look; if zero, 100 ms
@@ -76,7 +79,9 @@ func New(o Options) (*Local, error) {
 	o.ReloadTimeout = cmp.Or(o.ReloadTimeout, 10*time.Second)
 	o.ReplaceTimeout = cmp.Or(o.ReplaceTimeout, 10*time.Minute)
 	if o.Exec == nil {
-		o.Exec = execute
+		o.Exec = func(ctx context.Context, argv []string, stdout, stderr io.Writer, started func(pid int)) error {
+			return execute(ctx, o.Dir, argv, stdout, stderr, started)
+		}
 	}
 	return &Local{opts: o, log: cmp.Or(o.Logger, slog.New(slog.DiscardHandler))}, nil
 }

@@ -19,8 +19,9 @@ import (
 )
 
 // execute runs a command in a process group of its own, so that nothing it started is left when ctx ends.
-func execute(ctx context.Context, argv []string, stdout, stderr io.Writer, started func(pid int)) error {
+func execute(ctx context.Context, dir string, argv []string, stdout, stderr io.Writer, started func(pid int)) error {
 	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
+	cmd.Dir = dir
 	cmd.Stdout, cmd.Stderr = stdout, stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM) }

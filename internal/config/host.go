@@ -26,6 +26,14 @@ type Host struct {
 	Notify   Notify            // how people are told that proposals wait
 }
 
+// Dir is where the commands run that supervise.yaml names: its directory. "" without one.
+func (h Host) Dir() string {
+	if h.File == "" {
+		return ""
+	}
+	return filepath.Dir(h.File)
+}
+
 // Bottle is where a bottle's targets are. A nil target is not managed.
 type Bottle struct {
 	Egress     *Egress

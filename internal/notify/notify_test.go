@@ -326,7 +326,7 @@ func one() Message {
 func TestExec(t *testing.T) {
 	dir := t.TempDir()
 	out := filepath.Join(dir, "out")
-	s := Exec([]string{"sh", "-c", `cat >"$0.json"; printf '%s\n' "$@" >"$0"`, out, "-t", "{title}", "{text}", "{url}", "{other}"})
+	s := Exec(dir, []string{"sh", "-c", `cat >"$0.json"; printf '%s\n' "$@" >"$0"`, "out", "-t", "{title}", "{text}", "{url}", "{other}"})
 	if err := s.Deliver(t.Context(), one()); err != nil {
 		t.Fatal(err)
 	}
@@ -345,24 +345,24 @@ func TestExec(t *testing.T) {
 	if err := json.Unmarshal(b, &m); err != nil || m.Title != "web asks" {
 		t.Errorf("its input is %s: %v", b, err)
 	}
-	err = Exec([]string{"sh", "-c", "printf 'no\\033[31m bus\\n' >&2; exit 3"}).Deliver(t.Context(), one())
+	err = Exec("", []string{"sh", "-c", "printf 'no\\033[31m bus\\n' >&2; exit 3"}).Deliver(t.Context(), one())
 	if err == nil || !strings.Contains(err.Error(), `exit status 3: no\x1b[31m bus`) {
 		t.Errorf("a failing program: %v", err)
 	}
-	if err := Exec([]string{"/nonexistent/x"}).Deliver(t.Context(), one()); err == nil {
+	if err := Exec("", []string{"/nonexistent/x"}).Deliver(t.Context(), one()); err == nil {
 		t.Error("a missing program: no error")
 	}
 	// One that hangs, and leaves a child that holds its output.
 	begun := time.Now()
-	err = execSink{[]string{"sh", "-c", "sleep 30 & wait"}, 100 * time.Millisecond}.Deliver(t.Context(), one())
+	err = execSink{"", []string{"sh", "-c", "sleep 30 & wait"}, 100 * time.Millisecond}.Deliver(t.Context(), one())
 	if err == nil || !strings.Contains(err.Error(), "longer than") || time.Since(begun) > 10*time.Second {
 		t.Errorf("a hanging program: %v after %v", err, time.Since(begun))
 	}
-	if err := Exec([]string{"true"}).Deliver(t.Context(), one()); err != nil {
+	if err := Exec("", []string{"true"}).Deliver(t.Context(), one()); err != nil {
 		t.Errorf("one that does not read its input: %v", err)
 	}
 	// One that exits 0, and leaves a child that shows it.
-	if err := Exec([]string{"sh", "-c", `sleep 30 & echo $! >"$0"`, out}).Deliver(t.Context(), one()); err != nil {
+	if err := Exec("", []string{"sh", "-c", `sleep 30 & echo $! >"$0"`, out}).Deliver(t.Context(), one()); err != nil {
 		t.Errorf("one that leaves a child: %v", err)
 	}
 	if got, err = os.ReadFile(out); err != nil {
@@ -382,7 +382,7 @@ func TestNotifySend(t *testing.T) {
 	}
 	m := one()
 	m.Text = `web: let https://a.example/<b>\342\200\256?a=1&lt=2 through pipelock`
-	if err := Exec([]string{prog, "{title}", "{text}"}).Deliver(t.Context(), m); err != nil {
+	if err := Exec("", []string{prog, "{title}", "{text}"}).Deliver(t.Context(), m); err != nil {
 		t.Fatal(err)
 	}
 	got, err := os.ReadFile(prog + ".out")

@@ -22,12 +22,13 @@ import (
 	"github.com/bot-bottle/supervise/internal/safetext"
 )
 
-// Exec runs a program for every message, without a shell: the message's JSON is its input, and {title}, {text} and
+// Exec runs a program in dir for every message, without a shell: the message's JSON is its input, and {title}, {text} and
 // {url} in its arguments are replaced. It has ten seconds. Title and text begin with a bottle's slug or a number, so
 // neither is ever taken for an option or a file.
-func Exec(argv []string) Sink { return execSink{argv, 10 * time.Second} }
+func Exec(dir string, argv []string) Sink { return execSink{dir, argv, 10 * time.Second} }
 
 type execSink struct {
+	dir  string
 	argv []string
 	most time.Duration
 }
@@ -51,6 +52,7 @@ func (e execSink) Deliver(ctx context.Context, m Message) error {
 		args = append(args, r.Replace(a))
 	}
 	cmd := exec.CommandContext(ctx, e.argv[0], args...)
+	cmd.Dir = e.dir
 	cmd.Stdin = bytes.NewReader(append(body, '\n'))
 	var stderr head
 	cmd.Stderr = &stderr
