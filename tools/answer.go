@@ -260,8 +260,12 @@ func sizeInJSON(s string) int {
 // whatHolds says what is decided about what, and what holds now.
 func whatHolds(f facts, r queue.Response) string {
 	if r.Status == queue.Rejected {
-		return fmt.Sprintf("The operator rejected %s for %s (proposal %s). Nothing was changed. Find another way, or propose something narrower that meets the notes; do not repeat this unchanged.",
-			f.tool, f.subject, f.id)
+		narrower := "something narrower"
+		if r.Notes != "" {
+			narrower += " that meets the notes"
+		}
+		return fmt.Sprintf("The operator rejected %s for %s (proposal %s). Nothing was changed. Find another way, or propose %s; do not repeat this unchanged.",
+			f.tool, f.subject, f.id, narrower)
 	}
 	decided := fmt.Sprintf("The operator approved %s for %s (proposal %s)", f.tool, f.subject, f.id)
 	if r.Status == queue.Modified {

@@ -115,6 +115,8 @@ func TestAnswers(t *testing.T) {
 			"status: modified\n\nThe operator approved egress-block for api.github.com /repos/ with changes (proposal %s). It is live now: retry what was refused."},
 		{"rejected", "egress-block", askGitHub, queue.Response{Status: queue.Rejected, Notes: "use the mirror"},
 			"status: rejected\nnotes: use the mirror\n\nThe operator rejected egress-block for api.github.com /repos/ (proposal %s). Nothing was changed. Find another way, or propose something narrower that meets the notes; do not repeat this unchanged."},
+		{"rejected without notes", "egress-block", askGitHub, queue.Response{Status: queue.Rejected},
+			"status: rejected\n\nThe operator rejected egress-block for api.github.com /repos/ (proposal %s). Nothing was changed. Find another way, or propose something narrower; do not repeat this unchanged."},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
