@@ -202,6 +202,18 @@ func TestApplyRoute(t *testing.T) {
 	}
 }
 
+// TestWatchedFile: nobody says "reloaded" of a proxy that was told nothing.
+func TestWatchedFile(t *testing.T) {
+	w := newWorld(t)
+	w.cfg.Egress.Reload, w.cfg.Egress.AllowlistURL = config.Reload{}, ""
+	if res, _, err := w.apply(route(t, "a.com")); err != nil {
+		t.Fatalf("Apply = %+v, %v", res, err)
+	}
+	if said := w.said.String(); !strings.Contains(said, "egress: wrote ") || strings.Contains(said, "egress: reloaded") {
+		t.Errorf("progress is %q", said)
+	}
+}
+
 func TestOutcomes(t *testing.T) {
 	for _, tt := range []struct {
 		name  string

@@ -181,7 +181,9 @@ func (j *job) activate(ctx context.Context, im Image) *Failure {
 	if err := j.reload(ctx, how); err != nil {
 		return fail("reload", err)
 	}
-	j.tell.say("%s: reloaded", im.Kind)
+	if !how.None() {
+		j.tell.say("%s: reloaded", im.Kind)
+	}
 	return nil
 }
 

@@ -72,6 +72,11 @@ type Reload struct {
 	Exec    []string // argv, no shell, 10 s
 }
 
+// None tells whether the target watches its file, so that nothing is told.
+func (r Reload) None() bool {
+	return r.PID == 0 && r.PIDFile == "" && r.Engine == "" && len(r.Exec) == 0
+}
+
 // Notify says how people are told that proposals wait.
 type Notify struct {
 	Bell        *bool         // of the terminal that a desk runs in, with OSC 9; nil: in review only
