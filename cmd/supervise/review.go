@@ -38,6 +38,9 @@ func (a *app) review(ctx context.Context, quiet bool) (err error) {
 	if !a.inTTY || !a.style.tty {
 		return usagef("supervise list and supervise show work without one", "review needs a terminal")
 	}
+	if a.env("TERM") == "dumb" {
+		return usagef("supervise list and supervise show work on any", "review needs a terminal that can move its cursor: TERM is dumb")
+	}
 	d, err := a.openDeskVia("tui")
 	if err != nil {
 		return err

@@ -51,7 +51,7 @@ func (m *model) View() tea.View {
 		v.WindowTitle = fmt.Sprintf("supervise (%d)", n)
 	}
 	if m.tiny() {
-		v.Content = fmt.Sprintf("supervise needs %d×%d cells.\nThis is %d×%d.", leastWidth, leastHeight, m.w, m.h)
+		v.Content = fmt.Sprintf("%d×%d cells needed,\n%d×%d there", leastWidth, leastHeight, m.w, m.h)
 		return v
 	}
 	lines := []string{m.header(), m.upperRule()}
