@@ -3,8 +3,10 @@ package main
 import (
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -14,6 +16,8 @@ import (
 
 // takesHUP marks the commands that take SIGHUP themselves.
 var takesHUP = map[string]string{"sighup": "taken"}
+
+const egressHelp = "supervise egress --help lists its flags"
 
 func newEgress(a *app) *cobra.Command {
 	var o egress.Options
@@ -39,6 +43,12 @@ come from the environment, under the names that the routes give.`,
 			if o.RoutesFile == "" {
 				return usagef("supervise egress --routes egress/routes.yaml", "egress: --routes is missing")
 			}
+			if _, err := listenHost(o.Addr, egress.DefaultAddr); err != nil {
+				return err
+			}
+			if o.MaxConns == 0 {
+				return usagef(egressHelp, "egress: max-conns 0 must be positive")
+			}
 			if caDir != "" {
 				cert, key, err := ensureCA(caDir)
 				if err != nil {
@@ -50,6 +60,9 @@ come from the environment, under the names that the routes give.`,
 			defer stop()
 			o.HUP, o.Env, o.Logger = a.hup, a.env, newLog(a.err, debug)
 			p, err := egress.New(o)
+			if errors.Is(err, egress.ErrOption) {
+				return usagef(egressHelp, "%v", err)
+			}
 			if errors.Is(err, syscall.EADDRINUSE) {
 				return hint(err, "something else listens there; --listen moves the proxy")
 			}
@@ -84,4 +97,23 @@ func ensureCA(dir string) (cert, key string, err error) {
 	}
 	cert, key = filepath.Join(dir, "public", "ca.pem"), filepath.Join(dir, "private", "ca.key")
 	return cert, key, egress.EnsureCA(cert, key)
+}
+
+// listenHost checks what --listen says and returns its host. A missing one would be every address, unsaid.
+func listenHost(listen, such string) (string, error) {
+	host, port, err := net.SplitHostPort(listen)
+	switch {
+	case err != nil:
+		return "", usagef("such as --listen "+such, "--listen %s: %v", quote(listen), err)
+	case !isPort(port):
+		return "", usagef("such as --listen "+such, "--listen %s has no port from 0 to 65535", quote(listen))
+	case host == "":
+		return "", usagef("such as --listen "+such+"; 0.0.0.0 is every address", "--listen %s: the host is missing", quote(listen))
+	}
+	return host, nil
+}
+
+func isPort(port string) bool {
+	_, err := strconv.ParseUint(port, 10, 16)
+	return err == nil
 }

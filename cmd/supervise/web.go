@@ -16,7 +16,6 @@ import (
 	"os/signal"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"syscall"
 
@@ -184,15 +183,9 @@ func (w *webDesk) links() string {
 
 // listenWeb prepares the web desk over d. Whoever calls runs it and closes the listener.
 func (a *app) listenWeb(d *desk, o webOptions) (*webDesk, error) {
-	host, port, err := net.SplitHostPort(o.listen)
+	host, err := listenHost(o.listen, defaultWeb)
 	if err != nil {
-		return nil, usagef("such as --listen "+defaultWeb, "--listen %s: %v", quote(o.listen), err)
-	}
-	if !isPort(port) {
-		return nil, usagef("such as --listen "+defaultWeb, "--listen %s has no port from 0 to 65535", quote(o.listen))
-	}
-	if host == "" {
-		return nil, usagef("such as --listen "+defaultWeb+"; 0.0.0.0 is every address", "--listen %s: the host is missing", quote(o.listen))
+		return nil, err
 	}
 	opts := web.Options{Desk: d, Targets: d.targets, Logger: newLog(a.err, o.debug)}
 	scheme := "http"
@@ -223,7 +216,7 @@ func (a *app) listenWeb(d *desk, o webOptions) (*webDesk, error) {
 	if err != nil {
 		return nil, fmt.Errorf("listening for browsers: %w", err)
 	}
-	_, port, err = net.SplitHostPort(ln.Addr().String())
+	_, port, err := net.SplitHostPort(ln.Addr().String())
 	if err != nil {
 		return nil, errors.Join(err, ln.Close())
 	}
@@ -286,11 +279,6 @@ func linkName(host string, opts *web.Options) (string, error) {
 var hostRE = lazy.Regexp(`^[a-z0-9_]([a-z0-9_.-]*[a-z0-9_])?$`)
 
 // isPort tells whether net.Listen may take it: what is no number it would look up as the name of a service.
-func isPort(port string) bool {
-	_, err := strconv.ParseUint(port, 10, 16)
-	return err == nil
-}
-
 func loopback(host string) bool {
 	ip, err := netip.ParseAddr(host)
 	return err == nil && ip.IsLoopback() || strings.EqualFold(host, "localhost")

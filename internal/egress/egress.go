@@ -109,6 +109,9 @@ type Proxy struct {
 	forwarder *httputil.ReverseProxy
 }
 
+// ErrOption is the kind of New's errors about an option that cannot be.
+var ErrOption = errors.New("egress")
+
 // New listens, loads the CA and reads the routes. Routes that cannot be read are no error: see the package comment.
 func New(opts Options) (*Proxy, error) {
 	if opts.RoutesFile == "" {
@@ -144,16 +147,16 @@ func New(opts Options) (*Proxy, error) {
 	}
 	for _, n := range p.ports {
 		if n < 1 || n > 65535 {
-			return nil, fmt.Errorf("egress: port %d must be between 1 and 65535", n)
+			return nil, fmt.Errorf("%w: port %d must be between 1 and 65535", ErrOption, n)
 		}
 	}
 	if opts.MaxConns < 1 {
-		return nil, fmt.Errorf("egress: MaxConns %d must be positive", opts.MaxConns)
+		return nil, fmt.Errorf("%w: max-conns %d must be positive", ErrOption, opts.MaxConns)
 	}
 	for _, h := range opts.AllowPrivate {
 		key := routes.Key(h)
 		if !validHost(key) {
-			return nil, fmt.Errorf("egress: allow_private %.200q must be a host name or an IP address", h)
+			return nil, fmt.Errorf("%w: allow-private %.200q must be a host name or an IP address", ErrOption, h)
 		}
 		p.private[key] = true
 	}
@@ -188,7 +191,7 @@ func (p *Proxy) Reload() error {
 	st := p.table.load()
 	switch {
 	case err != nil && changed:
-		p.log.Warn("routes not loaded; the table stays as it was", "generation", st.generation, "err", err)
+		p.log.Warn("routes not loaded; the table stays as it was", "file", p.opts.RoutesFile, "generation", st.generation, "err", err)
 	case err == nil && changed:
 		p.log.Info("routes loaded", "generation", st.generation, "routes", len(st.table.Routes), "sha256", st.sha256)
 	}

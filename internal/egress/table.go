@@ -127,7 +127,7 @@ func (p *Proxy) watch(ctx context.Context) {
 		err = w.Add(filepath.Dir(p.opts.RoutesFile))
 	}
 	if err != nil {
-		p.log.Warn("routes are not watched, only polled", "err", err)
+		p.log.Warn("routes are not watched, only polled", "file", p.opts.RoutesFile, "err", err)
 	}
 	poll := time.NewTicker(p.opts.Timings.Poll)
 	defer poll.Stop()

@@ -307,8 +307,8 @@ func TestNewRefuses(t *testing.T) {
 		{"half a CA", Options{RoutesFile: "x", CACert: "x"}, "egress: a CA needs both its certificate and its key, or neither"},
 		{"no CA there", Options{RoutesFile: "x", CACert: dir + "/no.pem", CAKey: dir + "/no.key"}, "egress: CA key: open " + dir + "/no.key: no such file or directory"},
 		{"port", Options{RoutesFile: "x", Ports: []int{80, 65536}}, "egress: port 65536 must be between 1 and 65535"},
-		{"private", Options{RoutesFile: "x", AllowPrivate: []string{"10.0.0.0/8"}}, `egress: allow_private "10.0.0.0/8" must be a host name or an IP address`},
-		{"connections", Options{RoutesFile: "x", MaxConns: -1}, "egress: MaxConns -1 must be positive"},
+		{"private", Options{RoutesFile: "x", AllowPrivate: []string{"10.0.0.0/8"}}, `egress: allow-private "10.0.0.0/8" must be a host name or an IP address`},
+		{"connections", Options{RoutesFile: "x", MaxConns: -1}, "egress: max-conns -1 must be positive"},
 		{"taken", Options{RoutesFile: "x", Addr: ln.Addr().String()}, "egress: listening on " + ln.Addr().String() + ": listen tcp " + ln.Addr().String() + ": bind: address already in use"},
 	} {
 		_, err := New(tt.opts)
