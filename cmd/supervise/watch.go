@@ -156,14 +156,14 @@ func (w *watcher) tell(l watched) error {
 		if it.State != operator.Open {
 			state = w.style.warn(string(it.State)) + "  "
 		}
-		text := fmt.Sprintf("%s  %s  %s%s  %s  %s: %s", clock(it.ArrivedAt), w.style.bold("asks"), state, it.ID, it.Bottle, safetext.Line(it.Tool, 20), it.Summary.Line(200))
+		text := fmt.Sprintf("%s  %s%s  %s  %s: %s", w.style.bold("asks"), state, it.ID, it.Bottle, safetext.Line(it.Tool, 20), it.Summary.Line(200))
 		if f := w.findingCodes(it.Findings); f != "" {
 			text += "  " + f
 		}
-		return w.printf("%s\n", text)
+		return w.line(it.ArrivedAt, text)
 	case "ledger":
 		e := l.Entry
-		text := fmt.Sprintf("%s  %s  %s  %s", clock(e.At), happened(*e), safetext.Line(string(e.ID), 36), escapeLine(e.Bottle))
+		text := fmt.Sprintf("%s  %s  %s", happened(*e), safetext.Line(string(e.ID), 36), escapeLine(e.Bottle))
 		if e.By != "" {
 			text += "  by " + escapeLine(e.By)
 		}
@@ -173,10 +173,17 @@ func (w *watcher) tell(l watched) error {
 		if e.Error != "" {
 			text += "  error: " + e.Error.Line(200)
 		}
-		return w.printf("%s\n", text)
+		return w.line(e.At, text)
 	}
 	p := l.Problem
-	return w.printf("%s  problem  %s: %s\n", clock(time.Now()), where(*p), p.Text.Line(200))
+	return w.line(time.Now(), fmt.Sprintf("problem  %s: %s", where(*p), p.Text.Line(200)))
+}
+
+// line prints what happened. Only a terminal has it broken, where nothing an agent wrote may begin where our lines do.
+func (w *watcher) line(at time.Time, text string) error {
+	s := w.style
+	s.wrap = 0
+	return w.printf("%s", s.para(clock(at)+"  ", text))
 }
 
 func clock(t time.Time) string {
