@@ -21,7 +21,7 @@ func newDismiss(a *app) *cobra.Command {
 		Short: "Clear away what nobody will decide",
 		Long: `Reject with the notes "` + operator.DismissNotes + `": one proposal, or all that are
 open in a bottle. Where an agent is waiting at this moment it asks first; in a script that
-needs --yes.`,
+needs --yes. On a terminal it asks before it dismisses several, too.`,
 		Example: `  supervise dismiss 0197f3b2-6d1e
   supervise dismiss web`,
 		Args: args(1, -1),
@@ -35,7 +35,7 @@ needs --yes.`,
 		}),
 	}
 	a.deskFlags(cmd)
-	cmd.Flags().BoolVarP(&sure, "yes", "y", false, "do not ask, even if an agent is waiting")
+	cmd.Flags().BoolVarP(&sure, "yes", "y", false, "do not ask")
 	return cmd
 }
 
@@ -58,8 +58,8 @@ func (a *app) dismiss(ctx context.Context, d *desk, names []string, sure bool) e
 		}
 		refs = append(refs, found...)
 	}
-	if waiting := waitingIn(s, refs); waiting > 0 && !sure {
-		if err := a.confirm(dismissQuestion(len(refs), waiting), "--yes dismisses all the same"); err != nil {
+	if waiting := waitingIn(s, refs); !sure && (waiting > 0 || len(refs) > 1 && a.asks()) {
+		if err := a.confirm(dismissQuestion(refs, waiting), "--yes dismisses all the same"); err != nil {
 			return err
 		}
 	}
@@ -84,15 +84,19 @@ func (a *app) dismiss(ctx context.Context, d *desk, names []string, sure bool) e
 	return err
 }
 
-// dismissQuestion asks about n proposals, where agents wait for some of them.
-func dismissQuestion(n, waiting int) string {
-	switch {
+// dismissQuestion asks about proposals, where agents wait for some of them. One that is about to ask again, as it does after its hold,
+// does not wait.
+func dismissQuestion(refs []operator.Ref, waiting int) string {
+	switch n := len(refs); {
 	case n == 1:
-		return "An agent is waiting for the answer. Dismiss it?"
+		return fmt.Sprintf("An agent is waiting for the answer to %s of bottle %s. Dismiss it?", refs[0], refs[0].Bottle)
+	case waiting == 0:
+		return fmt.Sprintf("Dismiss %d, though no agent waits for them at this moment?", n)
 	case waiting == n:
 		return fmt.Sprintf("Dismiss %d, for each of which an agent is waiting?", n)
+	default:
+		return fmt.Sprintf("Dismiss %d, for %d of which an agent is waiting?", n, waiting)
 	}
-	return fmt.Sprintf("Dismiss %d, for %d of which an agent is waiting?", n, waiting)
 }
 
 // toDismiss resolves a bottle to what is open in it, anything else as an id.
@@ -123,10 +127,13 @@ func waitingIn(s *operator.Snapshot, refs []operator.Ref) int {
 	return n
 }
 
+// asks tells whether there is somebody to ask.
+func (a *app) asks() bool { return a.inTTY && a.style.tty && !a.json }
+
 // confirm asks a question on the terminal; without one it is wrong use, and how says what to give instead.
 func (a *app) confirm(question, how string) error {
-	if !a.inTTY || !a.style.tty || a.json {
-		return usagef(how, "%s There is no terminal to ask on", question)
+	if !a.asks() {
+		return usagef(how, "there is no terminal to ask on: %s", question)
 	}
 	fmt.Fprint(a.err, question+" [y/N] ")
 	line, err := bufio.NewReader(a.in).ReadString('\n')

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -178,16 +179,18 @@ ID             BOTTLE
 }
 
 func TestDismissQuestion(t *testing.T) {
+	ref := operator.Ref{Bottle: "web", ID: "0197f3b2-6d01-7c3a-9b58-3f6f0a2c4d01"}
 	for _, tt := range []struct {
 		n, waiting int
 		want       string
 	}{
-		{1, 1, "An agent is waiting for the answer. Dismiss it?"},
+		{1, 1, "An agent is waiting for the answer to 0197f3b2-6d01-7c3a-9b58-3f6f0a2c4d01 of bottle web. Dismiss it?"},
+		{2, 0, "Dismiss 2, though no agent waits for them at this moment?"},
 		{2, 2, "Dismiss 2, for each of which an agent is waiting?"},
 		{5, 3, "Dismiss 5, for 3 of which an agent is waiting?"},
 		{5, 1, "Dismiss 5, for 1 of which an agent is waiting?"},
 	} {
-		if got := dismissQuestion(tt.n, tt.waiting); got != tt.want {
+		if got := dismissQuestion(slices.Repeat([]operator.Ref{ref}, tt.n), tt.waiting); got != tt.want {
 			t.Errorf("dismissQuestion(%d, %d) = %q, want %q", tt.n, tt.waiting, got, tt.want)
 		}
 	}
