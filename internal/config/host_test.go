@@ -108,7 +108,7 @@ func TestParseHostRefuses(t *testing.T) {
 		{"no file in defaults, and bottles without it", "defaults:\n  egress: {file: r}\n  capability: {build: [make]}\nbottles:\n  web: {capability: null}\n", "supervise.yaml:3: defaults.capability has no file, and no bottle gives it one: add file, such as ~/bottles/{slug}/Dockerfile, or leave capability out"},
 		{"a wrong file in defaults", "defaults: {egress: {file: 7}}\n", "supervise.yaml:1: defaults.egress.file must be a string"},
 		{"no file", "bottles:\n  web:\n    egress: {reload: none}\n", "supervise.yaml:2: bottles.web.egress has no file, here or in defaults"},
-		{"reload word", "defaults:\n  egress:\n    reload: sighup\n", "supervise.yaml:3: defaults.egress.reload must be one of " + reloadForms},
+		{"reload word", "defaults:\n  egress:\n    reload: sighup\n", `supervise.yaml:3: defaults.egress.reload "sighup" must be one of ` + reloadForms},
 		{"two reloads", "defaults: {egress: {reload: {docker: a, podman: b}}}\n", "supervise.yaml:1: defaults.egress.reload must be one of " + reloadForms},
 		{"near reload", "defaults: {egress: {reload: {dokcer: a}}}\n", `supervise.yaml:1: unknown key "dokcer" in defaults.egress.reload; did you mean docker?`},
 		{"pid 1", "defaults: {egress: {reload: {signal: {pid: 1}}}}\n", `supervise.yaml:1: defaults.egress.reload.signal.pid "1" must be the number of a process above 1`},

@@ -304,7 +304,11 @@ func (p *parser) reload(n *yaml.Node, where string, r *Reload) {
 		return
 	}
 	if n.Kind != yaml.MappingNode || len(n.Content) != 2 {
-		p.bad(n, "%s must be one of %s", where, reloadForms)
+		have := ""
+		if n.Kind == yaml.ScalarNode {
+			have = fmt.Sprintf(" %.40q", n.Value)
+		}
+		p.bad(n, "%s%s must be one of %s", where, have, reloadForms)
 		return
 	}
 	engine := func(name string) func(*yaml.Node) {
