@@ -237,6 +237,10 @@ func TestOutcomes(t *testing.T) {
 			w.write(w.egress, "routes: [{host: pypi.org}]\n")
 			w.cfg.Egress.AllowlistURL = ""
 		}, route(t, "pypi.org"), queue.Unverified, "egress: it was in the file already, and the proxy was told to read it"},
+		{"written by hand, nobody can tell, and nobody is told", func(w *world) {
+			w.write(w.egress, "routes: [{host: pypi.org}]\n")
+			w.cfg.Egress.AllowlistURL, w.cfg.Egress.Reload = "", config.Reload{}
+		}, route(t, "pypi.org"), queue.Unverified, "egress: it was in the file already, and the proxy is to watch it"},
 		{"nothing managed", func(w *world) { w.cfg = config.Bottle{} }, route(t, "a.com"), queue.Unverified, "not managed here, to be done by hand: egress"},
 		{"egress not managed", func(w *world) { w.cfg.Egress = nil }, route(t, "a.com"), queue.Unverified, "not managed here, to be done by hand: egress"},
 		{"built", func(w *world) {}, image(t, "FROM x\n"), queue.Live, "built; it takes effect when the bottle is replaced"},

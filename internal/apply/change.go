@@ -104,7 +104,11 @@ func (j *job) standing(ctx context.Context, res *Result, images []Image) *Failur
 			return f
 		}
 		if e.AllowlistURL == "" {
-			note(queue.Unverified, "egress: it was in the file already, and the proxy was told to read it; not verified, no allowlist_url is configured")
+			told := "the proxy was told to read it"
+			if e.Reload.None() {
+				told = "the proxy is to watch it"
+			}
+			note(queue.Unverified, "egress: it was in the file already, and %s; not verified, no allowlist_url is configured", told)
 			continue
 		}
 		took, err := j.verify(ctx, *e, want, j.opts.VerifyTimeout)
