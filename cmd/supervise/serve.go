@@ -41,13 +41,18 @@ On SIGTERM every held call is answered with "status: pending"; nothing is lost b
 	}
 	settings(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		cfg, err := config.LoadSidecar(a.env, given(cmd))
+		flags := given(cmd)
+		cfg, err := config.LoadSidecar(a.env, flags)
 		if err != nil {
 			return usagef("supervise serve --help lists the settings", "serve: %v", err)
 		}
 		hold, err := tools.ParseHold(cfg.Hold)
 		if err != nil {
-			return usagef("such as SUPERVISE_HOLD=240s, or codex-mcp-client=240s,*=50s", "serve: SUPERVISE_HOLD: %v", err)
+			name := "SUPERVISE_HOLD"
+			if _, ok := flags["hold"]; ok {
+				name = "--hold (SUPERVISE_HOLD)"
+			}
+			return usagef("such as 240s, or codex-mcp-client=240s,*=50s", "serve: %s: %v", name, err)
 		}
 		ctx, stop := interruptible(cmd.Context())
 		defer stop()
