@@ -178,7 +178,11 @@ func (d *Dir) attach(ctx context.Context, wait time.Duration) error {
 	if err != nil {
 		return fmt.Errorf("opening mailbox: %w", err)
 	}
-	lock, err := b.lockWait(ctx, wait)
+	lock, err := b.lockWait(ctx, 0)
+	if errors.Is(err, ErrLocked) && wait > 0 {
+		d.log.Info("another sidecar has the mailbox; waiting for it to end", "dir", d.path, "at_most", wait)
+		lock, err = b.lockWait(ctx, wait)
+	}
 	if err != nil {
 		if !errors.Is(err, ErrLocked) && ctx.Err() == nil {
 			err = cmp.Or(b.probe(), err) // says more

@@ -339,8 +339,12 @@ func TestLock(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "web")
 	d := openDir(t, dir, Options{})
 	start := time.Now()
-	if _, err := OpenDir(t.Context(), dir, Options{Slug: "web", LockWait: 60 * time.Millisecond}); !errors.Is(err, ErrLocked) {
+	var log logs
+	if _, err := OpenDir(t.Context(), dir, Options{Slug: "web", LockWait: 60 * time.Millisecond, Logger: log.logger()}); !errors.Is(err, ErrLocked) {
 		t.Errorf("a second OpenDir = %v, want ErrLocked", err)
+	}
+	if n := log.count("another sidecar has the mailbox"); n != 1 {
+		t.Errorf("it said %d times that it waits, want 1", n)
 	}
 	if waited := time.Since(start); waited < 60*time.Millisecond {
 		t.Errorf("it waited %v, want 60ms", waited)
