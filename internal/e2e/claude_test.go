@@ -17,6 +17,7 @@ import (
 // model stands in for the model behind Claude Code: it asks for example.org until it is told of a decision, and then says what
 // it was told.
 type model struct {
+	again chan struct{} // closed when it is worth asking again: a model takes its time, and the sidecar is there by then
 	mu    sync.Mutex
 	calls int // guarded by mu; tool calls made
 	got   []string
@@ -58,7 +59,12 @@ func (m *model) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		if strings.Contains(said.String(), "status: ") || m.calls == 5 {
 			content = map[string]any{"type": "text", "text": "I was told: " + said.String()}
 		} else {
-			m.calls++
+			if m.calls++; m.calls > 1 {
+				select {
+				case <-m.again:
+				case <-r.Context().Done():
+				}
+			}
 			content = map[string]any{"type": "tool_use", "id": fmt.Sprintf("toolu_%d", m.calls), "name": t.Name,
 				"input": map[string]any{"host": "example.org", "justification": "its docs"}}
 			stop = "tool_use"
@@ -107,7 +113,7 @@ func TestClaudeCode(t *testing.T) {
 			w := newWorld(t)
 			w.startProxy()
 			w.startSide()
-			m := new(model)
+			m := &model{again: make(chan struct{})}
 			api := httptest.NewServer(m)
 			defer api.Close()
 			home, work := t.TempDir(), t.TempDir()
@@ -139,6 +145,7 @@ func TestClaudeCode(t *testing.T) {
 			} else {
 				w.must("approve", id, "--yes", "--notes", "only the docs")
 			}
+			close(m.again)
 			if err := <-ended; err != nil {
 				t.Errorf("claude: %v", err)
 			}
