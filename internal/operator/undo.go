@@ -140,7 +140,7 @@ func (d *Desk) restore(ctx context.Context, rec *Record, unmanaged bool, progres
 		return res, err
 	}
 	defer unlockTargets()
-	if err := d.needed(ctx, rec); err != nil {
+	if err := d.needed(ctx, rec, images); err != nil {
 		return res, fmt.Errorf("undoing %s: %w", rec.ID, err)
 	}
 	file := rec.Proposed
@@ -159,17 +159,22 @@ func (d *Desk) restore(ctx context.Context, rec *Record, unmanaged bool, progres
 	return res, nil
 }
 
-// needed refuses to take a host out of pipelock's list that a later change found there: its route would be open, and the host closed
-// behind it. A route that was widened since is refused by the hand; in pipelock's list nothing tells that somebody else needs an
-// entry. What changed nothing itself is in nobody's way, since it cannot be undone first.
-func (d *Desk) needed(ctx context.Context, rec *Record) error {
+// needed refuses to take a host out of pipelock's list that a later change found there, or added again: its route would be open, and the
+// host closed behind it. A route that was widened since is refused by the hand; in pipelock's list nothing tells that somebody else
+// needs an entry. What changed nothing itself is in nobody's way, since it cannot be undone first; nor is anything when the host is out
+// of the list already.
+func (d *Desk) needed(ctx context.Context, rec *Record, images []apply.Image) error {
 	i := slices.IndexFunc(rec.Targets, func(t RecordTarget) bool {
 		return t.Kind == apply.KindPipelock && t.BeforeSHA256 != t.AfterSHA256
 	})
 	if i < 0 {
 		return nil
 	}
-	ours := rec.Targets[i]
+	ours, entry := rec.Targets[i], images[i]
+	entry.BeforeSHA256 = entry.AfterSHA256 // so that the entry is looked for, and not the file
+	if now, err := d.opts.Hand.Inspect(ctx, []apply.Image{entry}); err == nil && now[0] == apply.Neither {
+		return nil
+	}
 	for e, err := range d.History(ctx, HistoryFilter{Event: EventApplied}) {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
@@ -181,7 +186,7 @@ func (d *Desk) needed(ctx context.Context, rec *Record) error {
 		if e.ID == rec.ID && e.Bottle == rec.Bottle {
 			return nil
 		}
-		if !slices.ContainsFunc(e.Targets, func(t LedgerTarget) bool { return t.BeforeSHA256 == t.AfterSHA256 }) {
+		if len(e.Targets) == 0 || e.Tool == payload.Capability {
 			continue
 		}
 		later, err := d.store.record(Ref{e.Bottle, e.ID})
@@ -192,10 +197,10 @@ func (d *Desk) needed(ctx context.Context, rec *Record) error {
 			continue
 		}
 		if slices.ContainsFunc(later.Targets, func(t RecordTarget) bool {
-			return t.Kind == ours.Kind && t.Real == ours.Real && t.BeforeSHA256 == t.AfterSHA256 && strings.EqualFold(t.EntryAfter.Raw(), ours.EntryAfter.Raw())
+			return t.Kind == ours.Kind && t.Real == ours.Real && strings.EqualFold(t.EntryAfter.Raw(), ours.EntryAfter.Raw())
 		}) {
 			return &apply.Failure{Undo: true, Step: "check", Kind: ours.Kind, Path: ours.Path,
-				Err: fmt.Errorf("a route to host %s that was approved later, for bottle %s, needs it here: take that back first, with 'supervise undo %s', or both by hand",
+				Err: fmt.Errorf("a change for host %s that was approved later, for bottle %s, needs it here: take that back first, with 'supervise undo %s', or both by hand",
 					safetext.Line(ours.EntryAfter.Raw(), 253), later.Bottle, later.ID)}
 		}
 	}

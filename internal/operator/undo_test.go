@@ -2,6 +2,7 @@ package operator
 
 import (
 	"errors"
+	"os"
 	"strings"
 	"testing"
 
@@ -67,4 +68,63 @@ func TestUndoOfWhatOthersNeed(t *testing.T) {
 			t.Error("the host is still in pipelock's list")
 		}
 	})
+}
+
+// TestUndoOfWhatOthersAdded: what was taken out of pipelock's list by hand, or by an undo that was interrupted, and what a later
+// approval has added again, is that one's.
+func TestUndoOfWhatOthersAdded(t *testing.T) {
+	r := newRig(t).gated()
+	d := r.desk("ann@host")
+	first := r.put(payload.NewPipelock("https://registry.npmjs.org/x"))
+	if _, err := r.approve(d, first); err != nil {
+		t.Fatal(err)
+	}
+	r.write(r.gate, baseGate)
+	later := r.put(egressFor("registry.npmjs.org"))
+	if _, err := r.approve(d, later); err != nil {
+		t.Fatal(err)
+	}
+	r.write(r.gate, string(read(t, r.gate))+"# a note\n") // so that it is not what either of them wrote
+	_, err := d.Undo(t.Context(), first, nil)
+	if f, ok := errors.AsType[*apply.Failure](err); !ok || f.Step != "check" || !strings.Contains(err.Error(), "'supervise undo "+string(later.ID)+"'") {
+		t.Errorf("Undo = %v; want it refused, naming %s", err, later)
+	}
+	if !contains(read(t, r.gate), "registry.npmjs.org") {
+		t.Error("the host that the later one has added is gone from pipelock's list")
+	}
+	for _, ref := range []Ref{later, first} {
+		if _, err := d.Undo(t.Context(), ref, nil); err != nil {
+			t.Errorf("undoing the later one first: %v", err)
+		}
+	}
+	r.audit(d)
+}
+
+// TestUndoByHand: a refusal that names another change ends when the host is out of pipelock's list, whoever took it out: the other one
+// may be one that cannot be undone any more.
+func TestUndoByHand(t *testing.T) {
+	r := newRig(t).gated()
+	d := r.desk("ann@host")
+	first, later := r.put(payload.NewPipelock("https://registry.npmjs.org/x")), r.put(egressFor("registry.npmjs.org"))
+	for _, ref := range []Ref{first, later} {
+		if _, err := r.approve(d, ref); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Remove(r.routes); err != nil {
+		t.Fatal(err)
+	}
+	for _, ref := range []Ref{later, first} {
+		if _, err := d.Undo(t.Context(), ref, nil); err == nil {
+			t.Fatalf("%s was undone", ref)
+		}
+	}
+	gate := baseGate + "# a note\n"
+	r.write(r.gate, gate)
+	if _, err := d.Undo(t.Context(), first, nil); err != nil {
+		t.Error(err)
+	}
+	if got := string(read(t, r.gate)); got != gate {
+		t.Errorf("pipelock's file is\n%s\nwant\n%s", got, gate)
+	}
 }
