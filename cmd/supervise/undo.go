@@ -17,8 +17,9 @@ func newUndo(a *app) *cobra.Command {
 		Short: "Take an approved change back",
 		Long: `Take an approved change back: where the entry it made or widened is still as the approval
 left it, it becomes what it was before; everything else in the file stays. A change that
-somebody edited since is left alone, and so is a host in pipelock's list that a route which
-was approved later needs: that one is to be undone first.
+somebody edited since is left alone, and so is a host in pipelock's list that a change which
+was approved later needs: that one is to be undone first. If it is another bottle's, with routes
+of its own, this one's route goes all the same, and the host stays in the list they share.
 
 The agent is not told. Its next request is refused, and it asks again. If it has not had its
 answer yet, or fetches that once more, it hears that the change was taken back.`,

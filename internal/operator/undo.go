@@ -140,8 +140,12 @@ func (d *Desk) restore(ctx context.Context, rec *Record, unmanaged bool, progres
 		return res, err
 	}
 	defer unlockTargets()
-	if err := d.needed(ctx, rec, images); err != nil {
+	stays, err := d.needed(ctx, rec, images)
+	if err != nil {
 		return res, fmt.Errorf("undoing %s: %w", rec.ID, err)
+	}
+	if stays != "" {
+		images = slices.DeleteFunc(images, func(im apply.Image) bool { return im.Kind == apply.KindPipelock })
 	}
 	file := rec.Proposed
 	if rec.FinalFile != "" {
@@ -156,35 +160,40 @@ func (d *Desk) restore(ctx context.Context, rec *Record, unmanaged bool, progres
 	if err != nil {
 		return res, fmt.Errorf("undoing %s: %w", rec.ID, err)
 	}
+	if stays != "" {
+		res.Notes = append(res.Notes, stays)
+	}
 	return res, nil
 }
 
-// needed refuses to take a host out of pipelock's list that a later change found there, or added again: its route would be open, and the
-// host closed behind it. A route that was widened since is refused by the hand; in pipelock's list nothing tells that somebody else
-// needs an entry. What changed nothing itself is in nobody's way, since it cannot be undone first; nor is anything when the host is out
-// of the list already.
-func (d *Desk) needed(ctx context.Context, rec *Record, images []apply.Image) error {
+// needed keeps undo from taking a host out of pipelock's list that a later change found there, or added again: its route would be open,
+// and the host closed behind it. A route that was widened since is refused by the hand; in pipelock's list nothing tells that somebody
+// else needs an entry. What changed nothing itself is in nobody's way, since it cannot be undone first; nor is anything when the host is
+// out of the list already. It refuses, unless the change has a route of its own, which closes without the list: that one is taken back
+// although other bottles need the host, and what stays is returned, for people.
+func (d *Desk) needed(ctx context.Context, rec *Record, images []apply.Image) (stays string, _ error) {
 	i := slices.IndexFunc(rec.Targets, func(t RecordTarget) bool {
 		return t.Kind == apply.KindPipelock && t.BeforeSHA256 != t.AfterSHA256
 	})
 	if i < 0 {
-		return nil
+		return "", nil
 	}
 	ours, entry := rec.Targets[i], images[i]
 	entry.BeforeSHA256 = entry.AfterSHA256 // so that the entry is looked for, and not the file
 	if now, err := d.opts.Hand.Inspect(ctx, []apply.Image{entry}); err == nil && now[0] == apply.Neither {
-		return nil
+		return "", nil
 	}
+	host := safetext.Line(ours.EntryAfter.Raw(), 253)
 	for e, err := range d.History(ctx, HistoryFilter{Event: EventApplied}) {
 		if ctx.Err() != nil {
-			return context.Cause(ctx)
+			return "", context.Cause(ctx)
 		}
 		if err != nil {
 			d.log.Warn("looking for what needs a host", "bottle", rec.Bottle, "id", rec.ID, "err", err) // the lines around it are still worth looking at
 			continue
 		}
 		if e.ID == rec.ID && e.Bottle == rec.Bottle {
-			return nil
+			break
 		}
 		if len(e.Targets) == 0 || e.Tool == payload.Capability {
 			continue
@@ -196,15 +205,22 @@ func (d *Desk) needed(ctx context.Context, rec *Record, images []apply.Image) er
 		if later == nil || later.State != Answered && later.State != Applied || !later.changed() {
 			continue
 		}
-		if slices.ContainsFunc(later.Targets, func(t RecordTarget) bool {
+		if !slices.ContainsFunc(later.Targets, func(t RecordTarget) bool {
 			return t.Kind == ours.Kind && t.Real == ours.Real && strings.EqualFold(t.EntryAfter.Raw(), ours.EntryAfter.Raw())
 		}) {
-			return &apply.Failure{Undo: true, Step: "check", Kind: ours.Kind, Path: ours.Path,
-				Err: fmt.Errorf("a change for host %s that was approved later, for bottle %s, needs it here: take that back first, with 'supervise undo %s', or both by hand",
-					safetext.Line(ours.EntryAfter.Raw(), 253), later.Bottle, later.ID)}
+			continue
 		}
+		if !slices.ContainsFunc(rec.Targets, func(t RecordTarget) bool {
+			return t.Kind == apply.KindEgress && t.BeforeSHA256 != t.AfterSHA256 && !slices.ContainsFunc(later.Targets, func(l RecordTarget) bool { return l.Real == t.Real })
+		}) {
+			return "", &apply.Failure{Undo: true, Step: "check", Kind: ours.Kind, Path: ours.Path,
+				Err: fmt.Errorf("a change for host %s that was approved later, for bottle %s, needs it here: take that back first, with 'supervise undo %s', or both by hand",
+					host, later.Bottle, later.ID)}
+		}
+		stays = fmt.Sprintf("pipelock: host %s stays in %s, since %s of bottle %s, which was approved later, needs it; when nothing does any more, take it out by hand",
+			host, ours.Path, later.ID, later.Bottle)
 	}
-	return nil
+	return stays, nil
 }
 
 // takeBack undoes a change that holds and whose agent cannot be told, for whatever reason. The proposal is open again. While

@@ -3,11 +3,15 @@ package operator
 import (
 	"errors"
 	"os"
+	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/bot-bottle/supervise/internal/apply"
+	"github.com/bot-bottle/supervise/internal/config"
 	"github.com/bot-bottle/supervise/internal/payload"
+	"github.com/bot-bottle/supervise/queue"
 )
 
 // TestUndoOfWhatOthersNeed: a host of pipelock's list that a later approval found there, and added a route for, is not taken away
@@ -127,4 +131,40 @@ func TestUndoByHand(t *testing.T) {
 	if got := string(read(t, r.gate)); got != gate {
 		t.Errorf("pipelock's file is\n%s\nwant\n%s", got, gate)
 	}
+}
+
+// TestUndoBesideAnother: the route of one bottle is taken back although the route of another one, in a file of its own, needs the host
+// in the list that they share. The host stays, and that is said.
+func TestUndoBesideAnother(t *testing.T) {
+	r := newRig(t).gated()
+	d := r.desk("ann@host")
+	first := r.put(egressFor("registry.npmjs.org"))
+	if _, err := r.approve(d, first); err != nil {
+		t.Fatal(err)
+	}
+	web := r.cfg
+	api := filepath.Join(filepath.Dir(r.routes), "api.yaml")
+	r.write(api, baseRoutes)
+	r.cfg.Egress = &config.Egress{File: api}
+	later := r.putFor("api")(egressFor("registry.npmjs.org"))
+	if _, err := r.approve(d, later); err != nil {
+		t.Fatal(err)
+	}
+	r.cfg = web
+	gate, table := string(read(t, r.gate)), string(read(t, api))
+	res, err := d.Undo(t.Context(), first, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if notes := strings.Join(res.Notes, "\n"); !strings.Contains(notes, "registry.npmjs.org stays in "+r.gate) || !strings.Contains(notes, string(later.ID)+" of bottle api") || res.Outcome != queue.Live {
+		t.Errorf("Undo = %+v; want the host said to stay for %s", res, later)
+	}
+	r.wantRoutes(baseRoutes)
+	if string(read(t, r.gate)) != gate || string(read(t, api)) != table {
+		t.Error("what the other bottle needs was changed")
+	}
+	if ev := r.events(d, first); !slices.Equal(ev, []string{EventDecided, EventApplied, EventUndone}) {
+		t.Errorf("ledger has %v", ev)
+	}
+	r.audit(d)
 }
