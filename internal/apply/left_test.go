@@ -73,6 +73,26 @@ func TestEndsWhatWasLeft(t *testing.T) {
 		w.is(w.img, dockerfile)
 		w.is(filepath.Join(w.opts.LockDir, "web.running"), "(no file)")
 	})
+	t.Run("also when the undo is refused", func(t *testing.T) { // the desk has said that the bottle is not replaced by it
+		w := newWorld(t)
+		_, ims, err := w.apply(p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.write(w.img, "FROM somebody:else\n")
+		pid, alive := leftRunning(t)
+		w.note(pid, identity(pid))
+		_, err = w.hand.Undo(t.Context(), "web", p, ims, false, &w.said)
+		if f := failure(t, err); f.Step != "check" || !errors.Is(f, ErrChanged) {
+			t.Errorf("Undo = %v; want it refused", f)
+		}
+		if !strings.Contains(w.said.String(), fmt.Sprintf("ended process %d", pid)) {
+			t.Fatalf("it said %q, and what was left running is not ended", w.said.String())
+		}
+		if b, err := io.ReadAll(alive); err != nil || len(b) != 0 {
+			t.Errorf("what it had started: %q, %v; want it ended", b, err)
+		}
+	})
 	pid, _ := leftRunning(t)
 	id := identity(pid)
 	boot, start, _ := strings.Cut(id, "/")

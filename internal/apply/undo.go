@@ -18,6 +18,10 @@ import (
 func (l *Local) Undo(ctx context.Context, bottle string, p payload.Payload, images []Image, unmanaged bool, progress io.Writer) (Result, error) {
 	j := l.job(bottle, p.Host, progress)
 	defer j.tell.flush()
+	if f := j.endLeftOf(ctx, images); f != nil { // also if the undo is refused below: its caller has given up replacing the bottle
+		f.Undo = true
+		return Result{}, f
+	}
 	var writes []*write // nil where the file is as it should be already
 	var changed []Image // with AfterSHA256 of the file as it will be
 	for _, im := range slices.Backward(images) {
@@ -42,10 +46,6 @@ func (l *Local) Undo(ctx context.Context, bottle string, p payload.Payload, imag
 		}
 		im.AfterSHA256 = sha
 		writes, changed = append(writes, w), append(changed, im)
-	}
-	if f := j.endLeftOf(ctx, images); f != nil {
-		f.Undo = true
-		return Result{}, f
 	}
 	var restored []string
 	fail := func(f *Failure) (Result, error) {
