@@ -627,6 +627,10 @@ wait:
 	if rec == nil || rec.State != Answered || !rec.ReplacePending {
 		return "the bottle was not replaced: somebody has begun to take the change back", "", nil
 	}
+	// On a full disk the next look would replace it again, and end what runs there, and so on. So there is room before it is replaced.
+	if err := d.store.save(rec); err != nil {
+		return "", "", unfinished(ref, err)
+	}
 	if err := d.opts.Hand.Replace(ctx, ref.Bottle, orDiscard(progress)); err != nil {
 		// Answered, built, and not replaced: said, and not tried again by itself, since it ends whatever runs there.
 		note = "the bottle was not replaced: " + err.Error()

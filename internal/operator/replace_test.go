@@ -2,12 +2,15 @@ package operator
 
 import (
 	"context"
+	"errors"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/bot-bottle/supervise/internal/payload"
 	"github.com/bot-bottle/supervise/queue"
@@ -217,6 +220,40 @@ func TestReplaceWaitsOnce(t *testing.T) {
 		if want := map[bool]string{true: "build replace", false: "build"}[long]; ran() != want {
 			t.Errorf("answered long ago: %v; ran %q, want %q", long, ran(), want)
 		}
+	}
+}
+
+// TestReplaceOnAFullDisk: a bottle is not replaced while that cannot be recorded: each look of a desk that goes on would do it again.
+func TestReplaceOnAFullDisk(t *testing.T) {
+	r, ref, ran := buildRig(t)
+	full := false
+	r.step = func(name string) error {
+		if full && name == "record answered" {
+			return unix.ENOSPC
+		}
+		return nil
+	}
+	_, err := r.approveAnd(t.Context(), ref, func() {
+		full = true
+		if err := r.box.Archive(t.Context(), ref.ID); err != nil {
+			t.Error(err)
+		}
+	})
+	for range 2 {
+		if !errors.Is(err, unix.ENOSPC) {
+			t.Errorf("replacing the bottle: %v; want the disk said to be full", err)
+		}
+		if ran() != "build" {
+			t.Errorf("ran %q, want no replace", ran())
+		}
+		_, err = r.desk("bob@host").Recover(t.Context())
+	}
+	full = false
+	if got, err := r.desk("bob@host").Recover(t.Context()); err != nil || len(got) != 1 || ran() != "build replace" {
+		t.Errorf("with room again: %+v, %v; ran %q, want the bottle replaced once", got, err, ran())
+	}
+	if got, err := r.desk("bob@host").Recover(t.Context()); err != nil || len(got) != 0 {
+		t.Errorf("Recover = %+v, %v; want nothing left", got, err)
 	}
 }
 
