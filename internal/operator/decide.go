@@ -348,6 +348,11 @@ func (d *Desk) standing(ctx context.Context, ref Ref, err error) (have *queue.Re
 func (d *Desk) lost(ctx context.Context, rec *Record, images []apply.Image, have *queue.Response) error {
 	ref := Ref{rec.Bottle, rec.ID}
 	var perr error
+	later, _, err := d.needed(ctx, rec, images)
+	if err != nil {
+		return unfinished(ref, err)
+	}
+	images, stays := leave(images, later)
 	if len(images) > 0 {
 		perr = d.opts.Hand.PutBack(ctx, rec.Bottle, images, io.Discard)
 	}
@@ -360,6 +365,9 @@ func (d *Desk) lost(ctx context.Context, rec *Record, images []apply.Image, have
 	}
 	if perr != nil {
 		rec.Error += safetext.Untrusted(", but not all of it: " + perr.Error())
+	}
+	if stays != "" {
+		rec.Error += safetext.Untrusted("; " + stays)
 	}
 	rec.By, rec.Via = "", "foreign"
 	if err := d.ledger.Ensure(ctx, rec.At, rec.entry(EventForeign)); err != nil {

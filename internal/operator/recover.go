@@ -262,6 +262,14 @@ func (d *Desk) reclaim(ctx context.Context, rec *Record, images []apply.Image) (
 		}
 		return &Recovered{ref, Foreign, rec.Error.Line(0)}, nil
 	}
+	later, _, err := d.needed(ctx, rec, images) // it may have been in force, and about to be taken back
+	if err != nil {
+		return nil, err
+	}
+	ours, stays := leave(images, later)
+	if stays != "" {
+		stays = "; " + stays
+	}
 	switch {
 	case neither > 0:
 		var names []string
@@ -282,13 +290,13 @@ func (d *Desk) reclaim(ctx context.Context, rec *Record, images []apply.Image) (
 	case before > 0:
 		// Also when all is as before: whoever died between putting a file back and reloading left a proxy that
 		// still has the route, and PutBack reloads what it need not write.
-		if err := d.opts.Hand.PutBack(ctx, rec.Bottle, images, io.Discard); err != nil {
-			return d.reopened(ctx, rec, "interrupted, and not all could be put back: "+err.Error())
+		if err := d.opts.Hand.PutBack(ctx, rec.Bottle, ours, io.Discard); err != nil {
+			return d.reopened(ctx, rec, "interrupted, and not all could be put back: "+err.Error()+stays)
 		}
 		if after == 0 {
 			return d.reopened(ctx, rec, "interrupted before anything was changed")
 		}
-		return d.reopened(ctx, rec, "interrupted half-way; what was changed has been put back")
+		return d.reopened(ctx, rec, "interrupted half-way; what was changed has been put back"+stays)
 	}
 	file := rec.Proposed
 	if rec.FinalFile != "" {
@@ -304,10 +312,10 @@ func (d *Desk) reclaim(ctx context.Context, rec *Record, images []apply.Image) (
 			return nil, context.Cause(ctx)
 		}
 		text := "interrupted before it was seen live, and it is not: " + err.Error()
-		if perr := d.opts.Hand.PutBack(ctx, rec.Bottle, images, io.Discard); perr != nil {
+		if perr := d.opts.Hand.PutBack(ctx, rec.Bottle, ours, io.Discard); perr != nil {
 			text += "; not all could be put back: " + perr.Error()
 		}
-		return d.reopened(ctx, rec, text)
+		return d.reopened(ctx, rec, text+stays)
 	}
 	if _, err := d.finish(ctx, rec, res, images); err != nil {
 		if rec.State == Foreign {

@@ -140,13 +140,17 @@ func (d *Desk) restore(ctx context.Context, rec *Record, unmanaged bool, progres
 		return res, err
 	}
 	defer unlockTargets()
-	stays, err := d.needed(ctx, rec, images)
+	later, alike, err := d.needed(ctx, rec, images)
 	if err != nil {
 		return res, fmt.Errorf("undoing %s: %w", rec.ID, err)
 	}
-	if stays != "" {
-		images = slices.DeleteFunc(images, func(im apply.Image) bool { return im.Kind == apply.KindPipelock })
+	if later != nil && alike {
+		i := slices.IndexFunc(images, isGate)
+		return res, fmt.Errorf("undoing %s: %w", rec.ID, &apply.Failure{Undo: true, Step: "check", Kind: images[i].Kind, Path: images[i].Path,
+			Err: fmt.Errorf("a change for host %s that was approved later, for bottle %s, needs it here: take that back first, with 'supervise undo %s', or both by hand",
+				safetext.Line(images[i].EntryAfter, 253), later.Bottle, later.ID)})
 	}
+	images, stays := leave(images, later)
 	file := rec.Proposed
 	if rec.FinalFile != "" {
 		file = rec.FinalFile
@@ -166,61 +170,73 @@ func (d *Desk) restore(ctx context.Context, rec *Record, unmanaged bool, progres
 	return res, nil
 }
 
-// needed keeps undo from taking a host out of pipelock's list that a later change found there, or added again: its route would be open,
-// and the host closed behind it. A route that was widened since is refused by the hand; in pipelock's list nothing tells that somebody
-// else needs an entry. What changed nothing itself is in nobody's way, since it cannot be undone first; nor is anything when the host is
-// out of the list already. It refuses, unless the change has a route of its own, which closes without the list: that one is taken back
-// although other bottles need the host, and what stays is returned, for people.
-func (d *Desk) needed(ctx context.Context, rec *Record, images []apply.Image) (stays string, _ error) {
-	i := slices.IndexFunc(rec.Targets, func(t RecordTarget) bool {
-		return t.Kind == apply.KindPipelock && t.BeforeSHA256 != t.AfterSHA256
-	})
-	if i < 0 {
-		return "", nil
+// needed finds a later change that rests on the host which this one has put into pipelock's list: it found it there, or added it again,
+// and its route would be open, and the host closed behind it. A route that was widened since is refused by the hand; in pipelock's list
+// nothing tells that somebody else needs an entry. What changed nothing itself is in nobody's way, since it cannot be undone first; nor
+// is anything when the host is out of the list already. alike tells that this one has no route of its own, which closes without the
+// list, or one in the same file as the later one's.
+func (d *Desk) needed(ctx context.Context, rec *Record, images []apply.Image) (later *Record, alike bool, _ error) {
+	i := slices.IndexFunc(images, isGate)
+	if i < 0 || images[i].BeforeSHA256 == images[i].AfterSHA256 {
+		return nil, false, nil
 	}
-	ours, entry := rec.Targets[i], images[i]
-	entry.BeforeSHA256 = entry.AfterSHA256 // so that the entry is looked for, and not the file
-	if now, err := d.opts.Hand.Inspect(ctx, []apply.Image{entry}); err == nil && now[0] == apply.Neither {
-		return "", nil
+	ours := images[i]
+	ours.BeforeSHA256 = ours.AfterSHA256 // so that the entry is looked for, and not the file
+	if now, err := d.opts.Hand.Inspect(ctx, []apply.Image{ours}); err == nil && now[0] == apply.Neither {
+		return nil, false, nil
 	}
-	host := safetext.Line(ours.EntryAfter.Raw(), 253)
-	for e, err := range d.History(ctx, HistoryFilter{Event: EventApplied}) {
+	for e, err := range d.History(ctx, HistoryFilter{}) {
 		if ctx.Err() != nil {
-			return "", context.Cause(ctx)
+			return nil, false, context.Cause(ctx)
 		}
 		if err != nil {
 			d.log.Warn("looking for what needs a host", "bottle", rec.Bottle, "id", rec.ID, "err", err) // the lines around it are still worth looking at
 			continue
 		}
-		if e.ID == rec.ID && e.Bottle == rec.Bottle {
+		if e.ID == rec.ID && e.Bottle == rec.Bottle && (e.Event == EventApplied || e.Event == EventDecided) {
 			break
 		}
-		if len(e.Targets) == 0 || e.Tool == payload.Capability {
+		if e.Event != EventApplied || len(e.Targets) == 0 || e.Tool == payload.Capability {
 			continue
 		}
-		later, err := d.store.record(Ref{e.Bottle, e.ID})
+		r, err := d.store.record(Ref{e.Bottle, e.ID})
 		if err != nil { // Recover reports it
 			d.log.Warn("looking for what needs a host", "bottle", e.Bottle, "id", e.ID, "err", err)
 		}
-		if later == nil || later.State != Answered && later.State != Applied || !later.changed() {
+		if r == nil || r.State != Answered && r.State != Applied || !r.changed() {
 			continue
 		}
-		if !slices.ContainsFunc(later.Targets, func(t RecordTarget) bool {
-			return t.Kind == ours.Kind && t.Real == ours.Real && strings.EqualFold(t.EntryAfter.Raw(), ours.EntryAfter.Raw())
+		if !slices.ContainsFunc(r.Targets, func(t RecordTarget) bool {
+			return t.Kind == ours.Kind && t.Real == ours.Real && strings.EqualFold(t.EntryAfter.Raw(), ours.EntryAfter)
 		}) {
 			continue
 		}
-		if !slices.ContainsFunc(rec.Targets, func(t RecordTarget) bool {
-			return t.Kind == apply.KindEgress && t.BeforeSHA256 != t.AfterSHA256 && !slices.ContainsFunc(later.Targets, func(l RecordTarget) bool { return l.Real == t.Real })
+		if !slices.ContainsFunc(images, func(im apply.Image) bool {
+			return im.Kind == apply.KindEgress && im.BeforeSHA256 != im.AfterSHA256 && !slices.ContainsFunc(r.Targets, func(t RecordTarget) bool { return t.Real == im.Real })
 		}) {
-			return "", &apply.Failure{Undo: true, Step: "check", Kind: ours.Kind, Path: ours.Path,
-				Err: fmt.Errorf("a change for host %s that was approved later, for bottle %s, needs it here: take that back first, with 'supervise undo %s', or both by hand",
-					host, later.Bottle, later.ID)}
+			return r, true, nil
+		}
+		later = r
+	}
+	return later, false, nil
+}
+
+func isGate(im apply.Image) bool { return im.Kind == apply.KindPipelock }
+
+// leave is the images without pipelock's, when a later change needs the host there, and what is to be said then.
+func leave(images []apply.Image, later *Record) (others []apply.Image, stays string) {
+	if later == nil {
+		return images, ""
+	}
+	for _, im := range images {
+		if !isGate(im) {
+			others = append(others, im)
+			continue
 		}
 		stays = fmt.Sprintf("pipelock: host %s stays in %s, since %s of bottle %s, which was approved later, needs it; when nothing does any more, take it out by hand",
-			host, ours.Path, later.ID, later.Bottle)
+			safetext.Line(im.EntryAfter, 253), im.Path, later.ID, later.Bottle)
 	}
-	return stays, nil
+	return others, stays
 }
 
 // takeBack undoes a change that holds and whose agent cannot be told, for whatever reason. The proposal is open again. While

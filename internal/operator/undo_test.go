@@ -133,25 +133,48 @@ func TestUndoByHand(t *testing.T) {
 	}
 }
 
-// TestUndoBesideAnother: the route of one bottle is taken back although the route of another one, in a file of its own, needs the host
-// in the list that they share. The host stays, and that is said.
-func TestUndoBesideAnother(t *testing.T) {
-	r := newRig(t).gated()
-	d := r.desk("ann@host")
-	first := r.put(egressFor("registry.npmjs.org"))
-	if _, err := r.approve(d, first); err != nil {
+// besides is a rig whose bottle has a route, and the host in a list that it shares with another bottle, which has a route to the
+// same host in a file of its own; both approved, and the first one as far as the step says: "" is to its end.
+func besides(t *testing.T, fails string) (r *rig, first, later Ref, untouched func()) {
+	t.Helper()
+	r = newRig(t).gated()
+	r.step = func(name string) error {
+		if name == fails {
+			return errCrash
+		}
+		return nil
+	}
+	first = r.put(egressFor("registry.npmjs.org"))
+	if _, err := r.approve(r.desk("ann@host"), first); errors.Is(err, errCrash) != (fails != "") {
 		t.Fatal(err)
 	}
+	r.step = nil
 	web := r.cfg
 	api := filepath.Join(filepath.Dir(r.routes), "api.yaml")
 	r.write(api, baseRoutes)
 	r.cfg.Egress = &config.Egress{File: api}
-	later := r.putFor("api")(egressFor("registry.npmjs.org"))
-	if _, err := r.approve(d, later); err != nil {
+	later = r.putFor("api")(egressFor("registry.npmjs.org"))
+	if _, err := r.approve(r.desk("ann@host"), later); err != nil {
 		t.Fatal(err)
 	}
 	r.cfg = web
 	gate, table := string(read(t, r.gate)), string(read(t, api))
+	return r, first, later, func() {
+		t.Helper()
+		if got := string(read(t, r.gate)); got != gate {
+			t.Errorf("pipelock's file is\n%s\nwant\n%s", got, gate)
+		}
+		if string(read(t, api)) != table {
+			t.Error("the other bottle's routes were changed")
+		}
+	}
+}
+
+// TestUndoBesideAnother: the route of one bottle is taken back although the route of another one, in a file of its own, needs the host
+// in the list that they share. The host stays, and that is said.
+func TestUndoBesideAnother(t *testing.T) {
+	r, first, later, untouched := besides(t, "")
+	d := r.desk("ann@host")
 	res, err := d.Undo(t.Context(), first, nil)
 	if err != nil {
 		t.Fatal(err)
@@ -160,11 +183,68 @@ func TestUndoBesideAnother(t *testing.T) {
 		t.Errorf("Undo = %+v; want the host said to stay for %s", res, later)
 	}
 	r.wantRoutes(baseRoutes)
-	if string(read(t, r.gate)) != gate || string(read(t, api)) != table {
-		t.Error("what the other bottle needs was changed")
-	}
+	untouched()
 	if ev := r.events(d, first); !slices.Equal(ev, []string{EventDecided, EventApplied, EventUndone}) {
 		t.Errorf("ledger has %v", ev)
+	}
+	r.audit(d)
+}
+
+// TestCrashInUndoBesideAnother: the same of one whose agent could not be told, and whoever took it back was killed half-way.
+func TestCrashInUndoBesideAnother(t *testing.T) {
+	r, first, _, untouched := besides(t, "respond")
+	r.step = func(name string) error {
+		if name == "respond" || name == "egress.reload" {
+			return errCrash
+		}
+		return nil
+	}
+	if _, err := r.desk("bob@host").Undo(t.Context(), first, nil); !errors.Is(err, errCrash) {
+		t.Fatalf("Undo = %v", err)
+	}
+	r.wantRoutes(baseRoutes)
+	r.step = nil
+	d := r.desk("eve@host")
+	got, err := d.Recover(t.Context())
+	if err != nil || len(got) != 1 || got[0].State != RecordFailed || !strings.Contains(got[0].Text, "registry.npmjs.org stays in "+r.gate) {
+		t.Errorf("Recover = %+v, %v; want to be told that the host stays", got, err)
+	}
+	untouched()
+	r.audit(d)
+}
+
+// TestLostBesideAnother: a sidecar whose proposal is gone before it was answered takes nothing from another bottle that rests on it.
+func TestLostBesideAnother(t *testing.T) {
+	r := newRig(t).gated()
+	d := r.desk("ann@host")
+	first := r.put(payload.NewPipelock("https://registry.npmjs.org/x"))
+	r.step = func(name string) error {
+		if name == "respond" {
+			return errCrash
+		}
+		return nil
+	}
+	if _, err := r.approve(d, first); !errors.Is(err, errCrash) {
+		t.Fatalf("approving: %v", err)
+	}
+	r.step = nil
+	later := r.putFor("api")(egressFor("registry.npmjs.org"))
+	if _, err := r.approve(d, later); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(filepath.Join(r.root, "web", string(first.ID)+".proposal.json")); err != nil {
+		t.Fatal(err)
+	}
+	gate := string(read(t, r.gate))
+	got, err := d.Recover(t.Context())
+	if err != nil || len(got) != 1 || got[0].State != Foreign || !strings.Contains(got[0].Text, "registry.npmjs.org stays in "+r.gate) {
+		t.Errorf("Recover = %+v, %v; want to be told that the host stays", got, err)
+	}
+	if string(read(t, r.gate)) != gate {
+		t.Error("the host that the other bottle needs is gone from pipelock's list")
+	}
+	if _, err := d.Undo(t.Context(), later, nil); err != nil {
+		t.Error(err)
 	}
 	r.audit(d)
 }
