@@ -645,9 +645,9 @@ wait:
 		if err := d.notReplaced(ctx, rec, note); err != nil {
 			return "", "", unfinished(ref, err)
 		}
-	} else {
-		note = "the bottle was replaced; " + note
+		return safetext.Line(note, 0), rec.Outcome, nil
 	}
+	note = "the bottle was replaced; " + note
 	rec.ReplacePending = false
 	if err := d.store.save(rec); err != nil {
 		return "", "", unfinished(ref, err)
@@ -658,10 +658,16 @@ wait:
 	return safetext.Line(note, 0), rec.Outcome, nil
 }
 
-// notReplaced says of a Dockerfile's change, in its record and in the ledger, that its bottle stays as it is. Whoever calls it saves
-// the record.
+// notReplaced says of a Dockerfile's change, in its record and then in the ledger, that its bottle stays as it is. Whoever finds the
+// record and its marker adds the line: the other way round the bottle would be replaced, after the ledger had said that it was not.
 func (d *Desk) notReplaced(ctx context.Context, rec *Record, why string) error {
 	rec.notReplaced()
 	rec.Error = safetext.Untrusted(why)
-	return d.ledger.Ensure(context.WithoutCancel(ctx), rec.At, rec.entry(EventNotReplaced))
+	if err := d.store.save(rec); err != nil {
+		return err
+	}
+	if err := d.ledger.Ensure(context.WithoutCancel(ctx), rec.At, rec.entry(EventNotReplaced)); err != nil {
+		return err
+	}
+	return d.store.end(Ref{rec.Bottle, rec.ID})
 }

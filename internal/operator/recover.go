@@ -96,6 +96,11 @@ func (d *Desk) recoverLocked(ctx context.Context, ref Ref) (*Recovered, error) {
 		return nil, err
 	}
 	replace := rec != nil && rec.State == Answered && rec.ReplacePending
+	if rec != nil && rec.State == Answered && !replace && rec.Error != "" { // see notReplaced: no other answered one has an error
+		if err := d.ledger.Ensure(ctx, rec.At, rec.entry(EventNotReplaced)); err != nil {
+			return nil, err
+		}
+	}
 	if rec == nil || rec.final() && !replace || rec.open() {
 		return nil, d.store.end(ref)
 	}

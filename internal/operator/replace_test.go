@@ -223,6 +223,68 @@ func TestReplaceWaitsOnce(t *testing.T) {
 	}
 }
 
+// TestCrashWhenNotReplaced: whoever is killed while he says that a bottle was not replaced leaves a ledger that says what holds.
+func TestCrashWhenNotReplaced(t *testing.T) {
+	for _, by := range []string{"a replace that fails", "undo"} {
+		for _, at := range []string{"ledger not-replaced", "record answered", "end"} {
+			t.Run(by+", "+at, func(t *testing.T) {
+				r, ref, ran := buildRig(t)
+				replace := r.cfg.Capability.Replace
+				var dead bool
+				crash := func(name string) error {
+					if dead = dead || name == at; dead {
+						return errCrash
+					}
+					return nil
+				}
+				if by == "undo" {
+					ctx, cancel := context.WithCancel(t.Context())
+					if _, err := r.approveAnd(ctx, ref, cancel); err == nil {
+						t.Fatal("whoever was interrupted has approved all the same")
+					}
+					r.step = crash
+					if _, err := r.desk("bob@host").Undo(t.Context(), ref, nil); !errors.Is(err, errCrash) {
+						t.Errorf("Undo = %v", err)
+					}
+				} else {
+					d := r.desk("ann@host")
+					d.opts.Hand = replacing{d.opts.Hand, func() { r.step = crash }}
+					r.cfg.Capability.Replace = []string{"false"}
+					p := r.show(d, ref)
+					d.opts.Inbox = watched{r.inbox, func() {
+						if err := r.box.Archive(t.Context(), ref.ID); err != nil {
+							t.Error(err)
+						}
+					}}
+					_, _ = d.Approve(t.Context(), ref, Decision{Digest: p.Digest, Accept: p.Dangers()})
+				}
+				if !dead {
+					t.Fatal("not killed")
+				}
+				r.step, r.cfg.Capability.Replace = nil, replace
+				if err := r.box.Archive(t.Context(), ref.ID); err != nil {
+					t.Error(err)
+				}
+				d := r.desk("eve@host")
+				if _, err := d.Recover(t.Context()); err != nil {
+					t.Error(err)
+				}
+				replaced := strings.Contains(ran(), "replace")
+				if said := slices.Contains(r.events(d, ref), EventNotReplaced); said == replaced {
+					t.Errorf("replaced: %v; the ledger has %v", replaced, r.events(d, ref))
+				}
+				if rec, err := d.store.record(ref); err != nil || rec.ReplacePending || (rec.Outcome == queue.Live) != replaced {
+					t.Errorf("replaced: %v; record = %+v, %v", replaced, rec, err)
+				}
+				if left, err := d.store.unfinished(); err != nil || len(left) != 0 {
+					t.Errorf("unfinished: %v, %v", left, err)
+				}
+				r.audit(d)
+			})
+		}
+	}
+}
+
 // TestReplaceOnAFullDisk: a bottle is not replaced while that cannot be recorded: each look of a desk that goes on would do it again.
 func TestReplaceOnAFullDisk(t *testing.T) {
 	r, ref, ran := buildRig(t)

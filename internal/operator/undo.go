@@ -101,13 +101,7 @@ func (d *Desk) unreplace(ctx context.Context, rec *Record) error {
 	if !rec.ReplacePending {
 		return nil
 	}
-	if err := d.notReplaced(ctx, rec, fmt.Sprintf("the bottle was not replaced: %s has begun to take the change back", d.opts.By)); err != nil {
-		return err
-	}
-	if err := d.store.save(rec); err != nil {
-		return err
-	}
-	return d.store.end(Ref{rec.Bottle, rec.ID})
+	return d.notReplaced(ctx, rec, fmt.Sprintf("the bottle was not replaced: %s has begun to take the change back", d.opts.By))
 }
 
 func undone(rec *Record, res apply.Result) *Result {
