@@ -34,7 +34,7 @@ It is refused while a sidecar uses the mailbox.`,
 		Example:           `  supervise bottle forget web`,
 		Args:              args(1, 1),
 		ValidArgsFunction: a.completeBottles,
-		RunE: a.withDesk(func(cmd *cobra.Command, d *desk, args []string) error {
+		RunE: a.withDeskAsLeft(func(cmd *cobra.Command, d *desk, args []string) error {
 			slug := args[0]
 			if err := queue.CheckSlug(slug); err != nil {
 				return usagef("supervise bottle forget SLUG", "forgetting a bottle: %v", err)

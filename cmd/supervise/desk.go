@@ -101,7 +101,8 @@ func (a *app) withDesk(f func(cmd *cobra.Command, d *desk, args []string) error)
 	return a.with(a.openDesk, a.recover, f)
 }
 
-// withDeskAsLeft is withDesk without recovering first: what an interrupted command left to do may be just what is to be undone.
+// withDeskAsLeft is withDesk without recovering first: what an interrupted command left to do may be just what is to be undone, or
+// would bring back a bottle that is gone.
 func (a *app) withDeskAsLeft(f func(cmd *cobra.Command, d *desk, args []string) error) func(*cobra.Command, []string) error {
 	return a.with(a.openDesk, func(context.Context, *desk) error { return nil }, f)
 }

@@ -384,12 +384,35 @@ func (d *Desk) Trail(ctx context.Context) (Trail, error) {
 	return t, err
 }
 
-// Forget removes a bottle's mailbox, with what is open in it. Records and ledger stay.
+// Forget removes a bottle's mailbox, with what is open in it. Records and ledger stay. It finishes what was interrupted, and replaces
+// no bottle, which would bring back one that is gone.
 func (d *Desk) Forget(ctx context.Context, bottle string) error {
 	unlock, err := d.lockBottle(ctx, bottle, "forgetting the bottle", nil)
 	if err != nil {
 		return fmt.Errorf("forgetting bottle %s: %w", bottle, err)
 	}
 	defer unlock()
-	return d.opts.Inbox.Forget(ctx, bottle)
+	if err := d.finishOthers(ctx, Ref{Bottle: bottle}); err != nil {
+		d.log.Warn("forgetting all the same", "bottle", bottle, "err", err)
+	}
+	if err := d.opts.Inbox.Forget(ctx, bottle); err != nil {
+		return err
+	}
+	refs, err := d.store.unfinished()
+	if err != nil {
+		return err
+	}
+	for _, ref := range refs {
+		if ref.Bottle != bottle {
+			continue
+		}
+		rec, err := d.store.record(ref)
+		if err == nil && rec != nil && rec.State == Answered && rec.ReplacePending {
+			err = d.notReplaced(ctx, rec, fmt.Sprintf("the bottle was not replaced: %s has forgotten it", d.opts.By))
+		}
+		if err != nil {
+			return fmt.Errorf("bottle %s is forgotten, and the next command may replace it: %w", bottle, err)
+		}
+	}
+	return nil
 }

@@ -223,6 +223,32 @@ func TestReplaceWaitsOnce(t *testing.T) {
 	}
 }
 
+// TestForgetBeforeReplace: a bottle that is gone is forgotten, and not brought back by what an interrupted command left to do.
+func TestForgetBeforeReplace(t *testing.T) {
+	r, ref, ran := buildRig(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	if _, err := r.approveAnd(ctx, ref, cancel); err == nil {
+		t.Fatal("whoever was interrupted has approved all the same")
+	}
+	d := r.desk("bob@host")
+	if err := d.Forget(t.Context(), "web"); err == nil { // its sidecar runs
+		t.Error("forgotten while it is in use")
+	}
+	if rec, err := d.store.record(ref); err != nil || !rec.ReplacePending {
+		t.Errorf("record = %+v, %v; want the bottle still to be replaced", rec, err)
+	}
+	if err := r.box.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Forget(t.Context(), "web"); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := d.Recover(t.Context()); err != nil || len(got) != 0 || ran() != "build" {
+		t.Errorf("Recover = %+v, %v; ran %q, want the bottle left alone", got, err, ran())
+	}
+	r.notReplaced(ref, queue.Built, "bob@host has forgotten it")
+}
+
 // TestCrashWhenNotReplaced: whoever is killed while he says that a bottle was not replaced leaves a ledger that says what holds.
 func TestCrashWhenNotReplaced(t *testing.T) {
 	for _, by := range []string{"a replace that fails", "undo"} {
