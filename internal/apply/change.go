@@ -394,7 +394,7 @@ func (im Image) standsIn(data []byte) bool {
 		return err == nil && routes.Equal(table.Lookup(want.Host), want)
 	case KindPipelock:
 		entries, err := routes.PipelockParse(data)
-		return err == nil && slices.Contains(entries, im.EntryAfter)
+		return err == nil && slices.ContainsFunc(entries, func(e string) bool { return strings.EqualFold(e, im.EntryAfter) })
 	}
 	return false
 }

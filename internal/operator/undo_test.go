@@ -104,6 +104,36 @@ func TestUndoOfWhatOthersAdded(t *testing.T) {
 	r.audit(d)
 }
 
+// TestUndoOfWhatIsWrittenOtherwise: a host that was written by hand with other capitals is the same one.
+func TestUndoOfWhatIsWrittenOtherwise(t *testing.T) {
+	r := newRig(t).gated()
+	d := r.desk("ann@host")
+	first := r.put(payload.NewPipelock("https://registry.npmjs.org/x"))
+	if _, err := r.approve(d, first); err != nil {
+		t.Fatal(err)
+	}
+	r.write(r.gate, strings.ReplaceAll(string(read(t, r.gate)), "registry.npmjs.org", "Registry.npmjs.org"))
+	later := r.put(egressFor("registry.npmjs.org"))
+	if _, err := r.approve(d, later); err != nil {
+		t.Fatal(err)
+	}
+	_, err := d.Undo(t.Context(), first, nil)
+	if f, ok := errors.AsType[*apply.Failure](err); !ok || f.Step != "check" || !strings.Contains(err.Error(), "'supervise undo "+string(later.ID)+"'") {
+		t.Errorf("Undo = %v; want it refused, naming %s", err, later)
+	}
+	if !contains(read(t, r.gate), "Registry.npmjs.org") {
+		t.Error("the host that the later one needs is gone from pipelock's list")
+	}
+	for _, ref := range []Ref{later, first} {
+		if _, err := d.Undo(t.Context(), ref, nil); err != nil {
+			t.Errorf("undoing the later one first: %v", err)
+		}
+	}
+	if string(read(t, r.gate)) != baseGate {
+		t.Error("the host is still in pipelock's list")
+	}
+}
+
 // TestUndoByHand: a refusal that names another change ends when the host is out of pipelock's list, whoever took it out: the other one
 // may be one that cannot be undone any more.
 func TestUndoByHand(t *testing.T) {
