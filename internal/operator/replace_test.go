@@ -249,6 +249,36 @@ func TestForgetBeforeReplace(t *testing.T) {
 	r.notReplaced(ref, queue.Built, "bob@host has forgotten it")
 }
 
+// TestUndoAfterACrashWhenNotReplaced: nor does an undo leave out what the ledger lacks, when one that was killed has not come to it.
+func TestUndoAfterACrashWhenNotReplaced(t *testing.T) {
+	r, ref, ran := buildRig(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	if _, err := r.approveAnd(ctx, ref, cancel); err == nil {
+		t.Fatal("whoever was interrupted has approved all the same")
+	}
+	r.step = func(name string) error {
+		if name == "ledger not-replaced" {
+			return errCrash
+		}
+		return nil
+	}
+	if _, err := r.desk("bob@host").Undo(t.Context(), ref, nil); !errors.Is(err, errCrash) {
+		t.Fatalf("Undo = %v", err)
+	}
+	r.step = nil
+	d := r.desk("eve@host")
+	if _, err := d.Undo(t.Context(), ref, nil); err != nil {
+		t.Fatal(err)
+	}
+	if ev := r.events(d, ref); !slices.Equal(ev, []string{EventDecided, EventApplied, EventNotReplaced, EventUndone}) {
+		t.Errorf("ledger has %v", ev)
+	}
+	if left, err := d.store.unfinished(); err != nil || len(left) != 0 || ran() != "build build" {
+		t.Errorf("unfinished: %v, %v; ran %q", left, err, ran())
+	}
+	r.audit(d)
+}
+
 // TestCrashWhenNotReplaced: whoever is killed while he says that a bottle was not replaced leaves a ledger that says what holds.
 func TestCrashWhenNotReplaced(t *testing.T) {
 	for _, by := range []string{"a replace that fails", "undo"} {

@@ -99,7 +99,11 @@ func (d *Desk) undo(ctx context.Context, ref Ref, unmanaged bool, progress io.Wr
 // unreplace keeps the bottle from being replaced by what is about to be taken back, also if that should fail.
 func (d *Desk) unreplace(ctx context.Context, rec *Record) error {
 	if !rec.ReplacePending {
-		return nil
+		if rec.Error == "" {
+			return nil
+		}
+		_, err := d.recoverLocked(ctx, Ref{rec.Bottle, rec.ID}) // whoever said so may have been killed before it was in the ledger
+		return err
 	}
 	return d.notReplaced(ctx, rec, fmt.Sprintf("the bottle was not replaced: %s has begun to take the change back", d.opts.By))
 }
