@@ -135,4 +135,6 @@ type Hand interface {
 	Undo(ctx context.Context, bottle string, p payload.Payload, images []Image, unmanaged bool, progress io.Writer) (Result, error)
 	// Replace runs the bottle's capability replace command; it fails if there is none.
 	Replace(ctx context.Context, bottle string, progress io.Writer) error
+	// EndLeft ends what a process that died has left building or replacing for the bottle, and says so; "" when there was nothing.
+	EndLeft(ctx context.Context, bottle string) (ended string, err error)
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -65,6 +66,13 @@ func (j *job) endLeft(ctx context.Context) error {
 		j.tell.say("dockerfile: %s", j.ended)
 	}
 	return ignoreMissing(os.Remove(name))
+}
+
+// EndLeft is for whoever gives up replacing the bottle and changes nothing.
+func (l *Local) EndLeft(ctx context.Context, bottle string) (ended string, err error) {
+	j := l.job(bottle, "", io.Discard)
+	err = j.endLeft(ctx)
+	return j.ended, err
 }
 
 // endGroup ends a process and its group as [execute] does.

@@ -632,6 +632,9 @@ wait:
 	if err != nil {
 		return "", "", err
 	}
+	if rec != nil && rec.State == Answered && rec.Error != "" { // see notReplaced
+		return rec.Error.Line(0), "", nil
+	}
 	if rec == nil || rec.State != Answered || !rec.ReplacePending {
 		return "the bottle was not replaced: somebody has begun to take the change back", "", nil
 	}

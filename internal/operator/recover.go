@@ -385,7 +385,7 @@ func (d *Desk) Trail(ctx context.Context) (Trail, error) {
 }
 
 // Forget removes a bottle's mailbox, with what is open in it. Records and ledger stay. It finishes what was interrupted, and replaces
-// no bottle, which would bring back one that is gone.
+// no bottle, which would bring back one that is gone: what a desk that was killed has left replacing it is ended.
 func (d *Desk) Forget(ctx context.Context, bottle string) error {
 	unlock, err := d.lockBottle(ctx, bottle, "forgetting the bottle", nil)
 	if err != nil {
@@ -408,7 +408,14 @@ func (d *Desk) Forget(ctx context.Context, bottle string) error {
 		}
 		rec, err := d.store.record(ref)
 		if err == nil && rec != nil && rec.State == Answered && rec.ReplacePending {
-			err = d.notReplaced(ctx, rec, fmt.Sprintf("the bottle was not replaced: %s has forgotten it", d.opts.By))
+			why := fmt.Sprintf("the bottle was not replaced: %s has forgotten it", d.opts.By)
+			var ended string
+			if ended, err = d.opts.Hand.EndLeft(ctx, bottle); ended != "" {
+				why += "; " + ended
+			}
+			if err == nil {
+				err = d.notReplaced(ctx, rec, why)
+			}
 		}
 		if err != nil {
 			return fmt.Errorf("bottle %s is forgotten, and the next command may replace it: %w", bottle, err)

@@ -3,10 +3,13 @@ package operator
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -147,7 +150,7 @@ func TestFailedUndoBeforeReplace(t *testing.T) {
 		t.Errorf("record = %+v, %v; want it answered, and built at most", rec, err)
 	}
 	r.notReplaced(ref, queue.Built, "the bottle was not replaced: bob@host has begun to take the change back")
-	if ran() != "build" || !strings.Contains(strings.Join(res.Notes, "\n"), "not replaced: somebody has begun to take the change back") {
+	if ran() != "build" || !strings.Contains(strings.Join(res.Notes, "\n"), "not replaced: bob@host has begun to take the change back") {
 		t.Errorf("ran %q, want one build: %+v", ran(), res)
 	}
 }
@@ -247,6 +250,49 @@ func TestForgetBeforeReplace(t *testing.T) {
 		t.Errorf("Recover = %+v, %v; ran %q, want the bottle left alone", got, err, ran())
 	}
 	r.notReplaced(ref, queue.Built, "bob@host has forgotten it")
+}
+
+// TestForgetWhileReplacing: nor by a command that a desk which was killed has left replacing it. Whoever waits to replace it is told why
+// it is not.
+func TestForgetWhileReplacing(t *testing.T) {
+	r, ref, ran := buildRig(t)
+	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		t.Skip("this system does not tell what a process is: ", err)
+	}
+	left := exec.Command("sleep", "600")
+	left.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if err := left.Start(); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- left.Wait() }()
+	defer left.Process.Kill()
+	stat := strings.Fields(string(read(t, fmt.Sprintf("/proc/%d/stat", left.Process.Pid))))
+	note := filepath.Join(r.root, ".desk", "locks", "web.running")
+	res, err := r.approveAnd(t.Context(), ref, func() {
+		r.write(note, fmt.Sprintf("%d %s/%s\n", left.Process.Pid, strings.TrimSpace(string(boot)), stat[21]))
+		if err := r.box.Close(); err != nil {
+			t.Error(err)
+		}
+		if err := r.desk("bob@host").Forget(t.Context(), "web"); err != nil {
+			t.Error(err)
+		}
+		if _, err := os.Stat(note); !os.IsNotExist(err) {
+			t.Errorf("what was left replacing the bottle is still noted: %v", err)
+			left.Process.Kill()
+		}
+	})
+	if err := <-ended; err == nil {
+		t.Error("what was left replacing the bottle has ended by itself")
+	}
+	if err != nil || !strings.Contains(strings.Join(res.Notes, "\n"), "not replaced: bob@host has forgotten it") {
+		t.Errorf("approving = %+v, %v; want to be told", res, err)
+	}
+	if ran() != "build" {
+		t.Errorf("ran %q, want the bottle left alone", ran())
+	}
+	r.notReplaced(ref, queue.Built, "has forgotten it; ended process")
 }
 
 // TestUndoAfterACrashWhenNotReplaced: nor does an undo leave out what the ledger lacks, when one that was killed has not come to it.
