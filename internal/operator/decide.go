@@ -674,3 +674,17 @@ func (d *Desk) notReplaced(ctx context.Context, rec *Record, why string) error {
 	}
 	return d.store.end(Ref{rec.Bottle, rec.ID})
 }
+
+// giveUp is notReplaced because of what the operator does. It first ends what a desk that was killed has left replacing the bottle, which
+// would make the line false, and returns what there is to be told of that.
+func (d *Desk) giveUp(ctx context.Context, rec *Record, does string, progress io.Writer) (ended string, err error) {
+	if ended, err = d.opts.Hand.EndLeft(ctx, rec.Bottle); err != nil {
+		return "", err
+	}
+	why := fmt.Sprintf("the bottle was not replaced: %s %s", d.opts.By, does)
+	if ended != "" {
+		why += "; " + ended
+		d.tell(progress, "dockerfile: "+ended)
+	}
+	return ended, d.notReplaced(ctx, rec, why)
+}

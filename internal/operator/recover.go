@@ -408,14 +408,7 @@ func (d *Desk) Forget(ctx context.Context, bottle string) error {
 		}
 		rec, err := d.store.record(ref)
 		if err == nil && rec != nil && rec.State == Answered && rec.ReplacePending {
-			why := fmt.Sprintf("the bottle was not replaced: %s has forgotten it", d.opts.By)
-			var ended string
-			if ended, err = d.opts.Hand.EndLeft(ctx, bottle); ended != "" {
-				why += "; " + ended
-			}
-			if err == nil {
-				err = d.notReplaced(ctx, rec, why)
-			}
+			_, err = d.giveUp(ctx, rec, "has forgotten it", nil)
 		}
 		if err != nil {
 			return fmt.Errorf("bottle %s is forgotten, and the next command may replace it: %w", bottle, err)

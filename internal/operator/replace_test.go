@@ -252,40 +252,76 @@ func TestForgetBeforeReplace(t *testing.T) {
 	r.notReplaced(ref, queue.Built, "bob@host has forgotten it")
 }
 
-// TestForgetWhileReplacing: nor by a command that a desk which was killed has left replacing it. Whoever waits to replace it is told why
-// it is not.
-func TestForgetWhileReplacing(t *testing.T) {
-	r, ref, ran := buildRig(t)
+// leftRunning is what a desk that was killed has left replacing the bottle; ended looks whether somebody has ended it since.
+func (r *rig) leftRunning() (ended func()) {
+	r.t.Helper()
 	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	if err != nil {
-		t.Skip("this system does not tell what a process is: ", err)
+		r.t.Skip("this system does not tell what a process is: ", err)
 	}
 	left := exec.Command("sleep", "600")
 	left.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if err := left.Start(); err != nil {
+		r.t.Fatal(err)
+	}
+	gone := make(chan error, 1)
+	go func() { gone <- left.Wait() }()
+	r.t.Cleanup(func() { _ = left.Process.Kill() })
+	stat := strings.Fields(string(read(r.t, fmt.Sprintf("/proc/%d/stat", left.Process.Pid))))
+	note := filepath.Join(r.root, ".desk", "locks", "web.running")
+	r.write(note, fmt.Sprintf("%d %s/%s\n", left.Process.Pid, strings.TrimSpace(string(boot)), stat[21]))
+	return func() {
+		r.t.Helper()
+		if _, err := os.Stat(note); !os.IsNotExist(err) {
+			r.t.Errorf("what was left replacing the bottle is still noted: %v", err)
+			return
+		}
+		if err := <-gone; err == nil {
+			r.t.Error("what was left replacing the bottle has ended by itself")
+		}
+	}
+}
+
+// TestRefusedUndoWhileReplacing: an undo that gives up replacing the bottle and cannot begin has ended what was left replacing it.
+func TestRefusedUndoWhileReplacing(t *testing.T) {
+	r, ref, ran := buildRig(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	if _, err := r.approveAnd(ctx, ref, cancel); err == nil {
+		t.Fatal("whoever was interrupted has approved all the same")
+	}
+	ended := r.leftRunning()
+	d := r.desk("bob@host")
+	rec, err := d.store.record(ref)
+	if err != nil {
 		t.Fatal(err)
 	}
-	ended := make(chan error, 1)
-	go func() { ended <- left.Wait() }()
-	defer left.Process.Kill()
-	stat := strings.Fields(string(read(t, fmt.Sprintf("/proc/%d/stat", left.Process.Pid))))
-	note := filepath.Join(r.root, ".desk", "locks", "web.running")
+	r.write(filepath.Join(r.root, ".desk", "web", rec.Targets[0].Backup), "FROM edited\n")
+	var said strings.Builder
+	if _, err := d.Undo(t.Context(), ref, &said); err == nil || !strings.Contains(said.String(), "ended process") {
+		t.Errorf("Undo = %v, and said %q; want it refused, and to be told what was ended", err, said.String())
+	}
+	ended()
+	if ran() != "build" {
+		t.Errorf("ran %q, want the bottle left alone", ran())
+	}
+	r.notReplaced(ref, queue.Built, "bob@host has begun to take the change back; ended process")
+}
+
+// TestForgetWhileReplacing: nor by a command that a desk which was killed has left replacing it. Whoever waits to replace it is told why
+// it is not.
+func TestForgetWhileReplacing(t *testing.T) {
+	r, ref, ran := buildRig(t)
+	var ended func()
 	res, err := r.approveAnd(t.Context(), ref, func() {
-		r.write(note, fmt.Sprintf("%d %s/%s\n", left.Process.Pid, strings.TrimSpace(string(boot)), stat[21]))
+		ended = r.leftRunning()
 		if err := r.box.Close(); err != nil {
 			t.Error(err)
 		}
 		if err := r.desk("bob@host").Forget(t.Context(), "web"); err != nil {
 			t.Error(err)
 		}
-		if _, err := os.Stat(note); !os.IsNotExist(err) {
-			t.Errorf("what was left replacing the bottle is still noted: %v", err)
-			left.Process.Kill()
-		}
 	})
-	if err := <-ended; err == nil {
-		t.Error("what was left replacing the bottle has ended by itself")
-	}
+	ended()
 	if err != nil || !strings.Contains(strings.Join(res.Notes, "\n"), "not replaced: bob@host has forgotten it") {
 		t.Errorf("approving = %+v, %v; want to be told", res, err)
 	}

@@ -71,12 +71,16 @@ func (d *Desk) undo(ctx context.Context, ref Ref, unmanaged bool, progress io.Wr
 	case !rec.changed():
 		return nil, fmt.Errorf("undoing %s: %w: it changed nothing", ref, ErrNotUndoable)
 	}
-	if err := d.unreplace(ctx, rec); err != nil {
-		return nil, err
+	ended, err := d.unreplace(ctx, rec, progress)
+	if err != nil {
+		return nil, fmt.Errorf("undoing %s: %w", ref, err)
 	}
 	res, err := d.restore(ctx, rec, unmanaged, progress)
 	if err != nil {
 		return nil, err
+	}
+	if ended != "" {
+		res.Notes = append(res.Notes, ended)
 	}
 	ctx = context.WithoutCancel(ctx)
 	if err := d.opts.Inbox.Undone(ctx, rec.Bottle, rec.ID); err != nil && !errors.Is(err, queue.ErrNotFound) { // pruned, or forgotten
@@ -97,15 +101,15 @@ func (d *Desk) undo(ctx context.Context, ref Ref, unmanaged bool, progress io.Wr
 }
 
 // unreplace keeps the bottle from being replaced by what is about to be taken back, also if that should fail.
-func (d *Desk) unreplace(ctx context.Context, rec *Record) error {
+func (d *Desk) unreplace(ctx context.Context, rec *Record, progress io.Writer) (ended string, _ error) {
 	if !rec.ReplacePending {
 		if rec.Error == "" {
-			return nil
+			return "", nil
 		}
 		_, err := d.recoverLocked(ctx, Ref{rec.Bottle, rec.ID}) // whoever said so may have been killed before it was in the ledger
-		return err
+		return "", err
 	}
-	return d.notReplaced(ctx, rec, fmt.Sprintf("the bottle was not replaced: %s has begun to take the change back", d.opts.By))
+	return d.giveUp(ctx, rec, "has begun to take the change back", progress)
 }
 
 func undone(rec *Record, res apply.Result) *Result {
