@@ -395,12 +395,15 @@ func (d *Desk) Forget(ctx context.Context, bottle string) error {
 	if err := d.finishOthers(ctx, Ref{Bottle: bottle}); err != nil {
 		d.log.Warn("forgetting all the same", "bottle", bottle, "err", err)
 	}
-	if err := d.opts.Inbox.Forget(ctx, bottle); err != nil {
-		return err
+	left := d.opts.Inbox.Forget(ctx, bottle)
+	if left != nil { // if it is no bottle any more, some files are in the way, and no more
+		if bottles, err := d.opts.Inbox.Bottles(ctx); err != nil || slices.Contains(bottles, bottle) {
+			return left
+		}
 	}
 	refs, err := d.store.unfinished()
 	if err != nil {
-		return err
+		return errors.Join(left, err)
 	}
 	for _, ref := range refs {
 		if ref.Bottle != bottle {
@@ -411,8 +414,8 @@ func (d *Desk) Forget(ctx context.Context, bottle string) error {
 			_, err = d.giveUp(ctx, rec, "has forgotten it", nil)
 		}
 		if err != nil {
-			return fmt.Errorf("bottle %s is forgotten, and the next command may replace it: %w", bottle, err)
+			return errors.Join(left, fmt.Errorf("bottle %s is forgotten, and the next command may replace it: %w", bottle, err))
 		}
 	}
-	return nil
+	return left
 }

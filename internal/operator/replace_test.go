@@ -252,6 +252,34 @@ func TestForgetBeforeReplace(t *testing.T) {
 	r.notReplaced(ref, queue.Built, "bob@host has forgotten it")
 }
 
+// halfForgetful cannot remove all files of a bottle.
+type halfForgetful struct{ queue.Inbox }
+
+func (i halfForgetful) Forget(ctx context.Context, bottle string) error {
+	return errors.Join(i.Inbox.Forget(ctx, bottle), errors.New("what is left is in its place"))
+}
+
+// TestForgetHalfBeforeReplace: a bottle of which files are left is none any more, and is not replaced.
+func TestForgetHalfBeforeReplace(t *testing.T) {
+	r, ref, ran := buildRig(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	if _, err := r.approveAnd(ctx, ref, cancel); err == nil {
+		t.Fatal("whoever was interrupted has approved all the same")
+	}
+	if err := r.box.Close(); err != nil {
+		t.Fatal(err)
+	}
+	d := r.desk("bob@host")
+	d.opts.Inbox = halfForgetful{d.opts.Inbox}
+	if err := d.Forget(t.Context(), "web"); err == nil || !strings.Contains(err.Error(), "what is left is in its place") {
+		t.Errorf("Forget = %v, want what is left", err)
+	}
+	if got, err := d.Recover(t.Context()); err != nil || len(got) != 0 || ran() != "build" {
+		t.Errorf("Recover = %+v, %v; ran %q, want the bottle left alone", got, err, ran())
+	}
+	r.notReplaced(ref, queue.Built, "bob@host has forgotten it")
+}
+
 // leftRunning is what a desk that was killed has left replacing the bottle; ended looks whether somebody has ended it since.
 func (r *rig) leftRunning() (ended func()) {
 	r.t.Helper()
