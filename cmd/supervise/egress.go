@@ -113,6 +113,7 @@ func listenHost(listen, such string) (string, error) {
 	return host, nil
 }
 
+// isPort tells whether net.Listen may take it: what is no number it would look up as the name of a service.
 func isPort(port string) bool {
 	_, err := strconv.ParseUint(port, 10, 16)
 	return err == nil

@@ -278,7 +278,6 @@ func linkName(host string, opts *web.Options) (string, error) {
 
 var hostRE = lazy.Regexp(`^[a-z0-9_]([a-z0-9_.-]*[a-z0-9_])?$`)
 
-// isPort tells whether net.Listen may take it: what is no number it would look up as the name of a service.
 func loopback(host string) bool {
 	ip, err := netip.ParseAddr(host)
 	return err == nil && ip.IsLoopback() || strings.EqualFold(host, "localhost")
