@@ -77,7 +77,7 @@ const (
 )
 
 var justification = field{
-	name: "justification", kind: aString, example: `"npm install was refused for registry.npmjs.org"`,
+	name: "justification", kind: aString, example: `"npm install was refused for packages.acme.test"`,
 	required: "is required: say what you were doing, what was refused, and why this is the smallest change that helps",
 }
 

@@ -111,7 +111,7 @@ func TestBadArguments(t *testing.T) {
 		{"egress-block", args{"host": args{"a\x1b\u202e": 1}, "justification": why}, `egress-block: host {"a\\u001b\u202e":1} must be a string, such as "api.github.com"`},
 		{"egress-block", args{"host": "a.example"}, "egress-block: justification is required: say what you were doing, what was refused, and why this is the smallest change that helps"},
 		{"egress-block", args{"host": "a.example", "justification": " \n"}, "egress-block: justification is required: say what you were doing, what was refused, and why this is the smallest change that helps"},
-		{"egress-block", args{"host": "a.example", "justification": 3}, `egress-block: justification 3 must be a string, such as "npm install was refused for registry.npmjs.org"`},
+		{"egress-block", args{"host": "a.example", "justification": 3}, `egress-block: justification 3 must be a string, such as "npm install was refused for packages.acme.test"`},
 		{"egress-block", args{"host": "a.example", "path_allowlist": "/v1", "justification": why}, `egress-block: path_allowlist "/v1" must be a list of strings, such as ["/repos/"]`},
 		{"egress-block", args{"host": "a.example", "path_allowlist": []any{"/", 1}, "justification": why}, `egress-block: path_allowlist[1] 1 must be a string, such as "/repos/"`},
 		{"egress-block", args{"host": "a.example", "path_allowlist": []any{nil}, "justification": why}, `egress-block: path_allowlist[0] null must be a string, such as "/repos/"`},

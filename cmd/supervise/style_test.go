@@ -112,7 +112,7 @@ func TestTable(t *testing.T) {
 	const slug = "frontend-nightly-regression-eu-central-1-with-a-very-long-name-a"
 	rows := func(slug string) []row {
 		return []row{
-			{cells: []string{"0197f3b2-6d01", slug, "egress-block", "3m", "waiting", "allow registry.npmjs.org /react /react-dom"}, under: []string{"DANGER: credential"}},
+			{cells: []string{"0197f3b2-6d01", slug, "egress-block", "3m", "waiting", "allow packages.acme.test /react /react-dom"}, under: []string{"DANGER: credential"}},
 			{cells: []string{"0197f3b2-6d02", "web", "capability-block", "12m", "away", "replace the Dockerfile"}},
 		}
 	}
@@ -124,19 +124,19 @@ func TestTable(t *testing.T) {
 	}{
 		{"no terminal", 0, slug, `
 ID             BOTTLE                                                            TOOL              AGE  AGENT    ASKS TO
-0197f3b2-6d01  ` + slug + `  egress-block      3m   waiting  allow registry.npmjs.org /react /react-dom
+0197f3b2-6d01  ` + slug + `  egress-block      3m   waiting  allow packages.acme.test /react /react-dom
   DANGER: credential
 0197f3b2-6d02  web                                                               capability-block  12m  away     replace the Dockerfile
 `},
 		{"wide", 160, slug, `
 ID             BOTTLE                                                            TOOL              AGE  AGENT    ASKS TO
-0197f3b2-6d01  ` + slug + `  egress-block      3m   waiting  allow registry.npmjs.org /react /react-dom
+0197f3b2-6d01  ` + slug + `  egress-block      3m   waiting  allow packages.acme.test /react /react-dom
   DANGER: credential
 0197f3b2-6d02  web                                                               capability-block  12m  away     replace the Dockerfile
 `},
 		{"room for a short name", 116, slug, `
 ID             BOTTLE                    TOOL              AGE  AGENT    ASKS TO
-0197f3b2-6d01  frontend-nig…long-name-a  egress-block      3m   waiting  allow registry.npmjs.org /react /react-dom
+0197f3b2-6d01  frontend-nig…long-name-a  egress-block      3m   waiting  allow packages.acme.test /react /react-dom
   DANGER: credential
 0197f3b2-6d02  web                       capability-block  12m  away     replace the Dockerfile
 `},
@@ -144,7 +144,7 @@ ID             BOTTLE                    TOOL              AGE  AGENT    ASKS TO
 ID             BOTTLE                    TOOL              AGE  AGENT
   ASKS TO
 0197f3b2-6d01  frontend-nig…long-name-a  egress-block      3m   waiting
-  allow registry.npmjs.org /react /react-dom
+  allow packages.acme.test /react /react-dom
   DANGER: credential
 0197f3b2-6d02  web                       capability-block  12m  away
   replace the Dockerfile
@@ -153,7 +153,7 @@ ID             BOTTLE                    TOOL              AGE  AGENT
 ID             BOTTLE                         TOOL              AGE  AGENT
   ASKS TO
 0197f3b2-6d01  build-farm-eu-central-1-small  egress-block      3m   waiting
-  allow registry.npmjs.org /react /react-dom
+  allow packages.acme.test /react /react-dom
   DANGER: credential
 0197f3b2-6d02  web                            capability-block  12m  away
   replace the Dockerfile
@@ -164,7 +164,7 @@ ID             BOTTLE
   ASKS TO
 0197f3b2-6d01  frontend-nig…long-name-a
 ↳ egress-block      3m   waiting
-  allow registry.npmjs.org /react /react-…
+  allow packages.acme.test /react /react-…
   DANGER: credential
 0197f3b2-6d02  web
 ↳ capability-block  12m  away

@@ -162,7 +162,7 @@ func TestDesksAreOne(t *testing.T) {
 		reject = queue.ID("0197f3b2-6d03-7c3a-9b58-3f6f0a2c4d03")
 	)
 	files := map[queue.ID]string{
-		plain:  "{\n  \"host\": \"registry.npmjs.org\",\n  \"path_allowlist\": [\n    \"/react\"\n  ]\n}\n",
+		plain:  "{\n  \"host\": \"packages.acme.test\",\n  \"path_allowlist\": [\n    \"/react\"\n  ]\n}\n",
 		secret: "{\n  \"host\": \"api.example.com\",\n  \"auth\": {\n    \"scheme\": \"Bearer\",\n    \"token_ref\": \"GH_TOKEN\"\n  }\n}\n",
 		reject: "{\n  \"host\": \"crates.io\"\n}\n",
 	}
@@ -190,7 +190,7 @@ func TestDesksAreOne(t *testing.T) {
 		}
 		switch id {
 		case plain:
-			ok(t, term.Wait("asks to  allow registry.npmjs.org", "a approve  e edit"))
+			ok(t, term.Wait("asks to  allow packages.acme.test", "a approve  e edit"))
 			ok(t, term.Type("a"))
 			ok(t, term.Wait("APPROVED by you"))
 		case secret:

@@ -205,7 +205,7 @@ func TestReloadKinds(t *testing.T) {
 				t.Fatal(err)
 			}
 			s := w.connect("2025-11-25")
-			ch := ask(t.Context(), s, "egress-block", map[string]any{"host": "registry.npmjs.org", "justification": "tests"})
+			ch := ask(t.Context(), s, "egress-block", map[string]any{"host": "packages.acme.test", "justification": "tests"})
 			w.must("approve", w.queued(1), "--yes")
 			if a := get(t, ch); !strings.Contains(a.text, "live now") {
 				t.Errorf("answer: %s", a.text)
@@ -230,7 +230,7 @@ func TestProxyThatDoesNotReload(t *testing.T) {
 	w.proxyAt = other.proxyAt
 	w.config("none")
 	before := w.read("egress/routes.yaml")
-	ch := ask(t.Context(), w.connect("2026-07-28"), "egress-block", map[string]any{"host": "registry.npmjs.org", "justification": "tests"})
+	ch := ask(t.Context(), w.connect("2026-07-28"), "egress-block", map[string]any{"host": "packages.acme.test", "justification": "tests"})
 	id := w.queued(1)
 	_, errs, code := w.run("approve", id, "--yes")
 	if code != 1 || !strings.Contains(errs, "not seen live") || !strings.Contains(errs, "hint:") {

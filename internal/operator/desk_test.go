@@ -29,7 +29,7 @@ import (
 func TestApprove(t *testing.T) {
 	r := newRig(t)
 	d := r.desk("ann@host")
-	ref := r.put(egressFor("Registry.NPMjs.org", "/left-pad"))
+	ref := r.put(egressFor("Packages.ACME.test", "/left-pad"))
 	p := r.show(d, ref)
 	if p.State != Open || p.Digest == "" || len(p.Targets) != 1 || !p.Targets[0].Changed || !strings.Contains(p.Targets[0].Diff.Raw(), "+") {
 		t.Fatalf("preview = %+v, want it open with one changed target", p)
@@ -49,7 +49,7 @@ func TestApprove(t *testing.T) {
 		t.Errorf("response = %+v", got)
 	}
 	after := read(t, r.routes)
-	if !contains(after, "Registry.NPMjs.org") && !contains(after, "registry.npmjs.org") || !strings.HasPrefix(string(after), strings.TrimSuffix(baseRoutes, "\n")) {
+	if !contains(after, "Packages.ACME.test") && !contains(after, "packages.acme.test") || !strings.HasPrefix(string(after), strings.TrimSuffix(baseRoutes, "\n")) {
 		t.Errorf("routes.yaml is\n%s", after)
 	}
 	if ev := r.events(d, ref); !slices.Equal(ev, []string{EventDecided, EventApplied}) {
@@ -299,7 +299,7 @@ func TestFailedApplyIsPutBackAndOpenAgain(t *testing.T) {
 	r.verify = 50 * time.Millisecond
 	r.proxy.freeze(t)
 	d := r.desk("ann@host")
-	ref := r.put(egressFor("registry.npmjs.org", "/"))
+	ref := r.put(egressFor("packages.acme.test", "/"))
 	_, err := r.approve(d, ref)
 	if _, ok := errors.AsType[*apply.Failure](err); !ok {
 		t.Fatalf("approving with a deaf proxy: %v, want an apply.Failure", err)
@@ -330,18 +330,18 @@ func TestFailedApplyIsPutBackAndOpenAgain(t *testing.T) {
 func TestModify(t *testing.T) {
 	r := newRig(t)
 	d := r.desk("ann@host")
-	ref := r.put(egressFor("registry.npmjs.org"))
+	ref := r.put(egressFor("packages.acme.test"))
 	for _, bad := range []string{"", "not json", `{"host":"a.example","extra":1}`, `{"host":"https://a.example"}`} {
 		if _, err := d.Show(t.Context(), ref, &bad); !isEdit(err) {
 			t.Errorf("editing to %q: %v, want an EditError", bad, err)
 		}
 	}
-	same := ` { "host" : "REGISTRY.npmjs.org" } `
+	same := ` { "host" : "PACKAGES.acme.test" } `
 	p, err := d.Show(t.Context(), ref, &same)
 	if err != nil || p.Edited != "" {
 		t.Errorf("an edit that says the same: edited %q, %v, want none", p.Edited, err)
 	}
-	edit := `{"host":"registry.npmjs.org","path_allowlist":["/left-pad"]}`
+	edit := `{"host":"packages.acme.test","path_allowlist":["/left-pad"]}`
 	p, err = d.Show(t.Context(), ref, &edit)
 	if err != nil {
 		t.Fatal(err)
@@ -356,7 +356,7 @@ func TestModify(t *testing.T) {
 	if err != nil || res.Status != queue.Modified {
 		t.Fatalf("approving the edit = %+v, %v", res, err)
 	}
-	want := "{\n  \"host\": \"registry.npmjs.org\",\n  \"path_allowlist\": [\n    \"/left-pad\"\n  ]\n}\n"
+	want := "{\n  \"host\": \"packages.acme.test\",\n  \"path_allowlist\": [\n    \"/left-pad\"\n  ]\n}\n"
 	if got := r.response(ref); got.FinalFile != want || got.Status != queue.Modified {
 		t.Errorf("response = %+v, want modified with final file %q", got, want)
 	}
@@ -393,7 +393,7 @@ func TestUnmanaged(t *testing.T) {
 	r := newRig(t)
 	r.cfg.Egress = nil
 	d := r.desk("ann@host")
-	ref := r.put(egressFor("registry.npmjs.org"))
+	ref := r.put(egressFor("packages.acme.test"))
 	p := r.show(d, ref)
 	if _, err := d.Approve(t.Context(), ref, Decision{Digest: p.Digest, Accept: p.Dangers()}); !errors.As(err, new(*UnmanagedError)) {
 		t.Fatalf("approving: %v, want an UnmanagedError", err)
@@ -410,7 +410,7 @@ func TestUnmanaged(t *testing.T) {
 func TestReject(t *testing.T) {
 	r := newRig(t)
 	d := r.desk("ann@host")
-	ref := r.put(egressFor("registry.npmjs.org"))
+	ref := r.put(egressFor("packages.acme.test"))
 	if _, err := d.Reject(t.Context(), ref, "use the mirror\n\"quoted\" ü"); err != nil {
 		t.Fatal(err)
 	}
@@ -419,7 +419,7 @@ func TestReject(t *testing.T) {
 	}
 	r.wantRoutes(baseRoutes)
 	// The same question again shows what was decided before.
-	again := r.put(egressFor("registry.npmjs.ORG"))
+	again := r.put(egressFor("packages.acme.TEST"))
 	it := r.items(d)
 	if len(it) != 1 || it[0].ID != again.ID || it[0].Retry == nil || it[0].Retry.ID != ref.ID || it[0].Retry.Status != queue.Rejected {
 		t.Errorf("inbox = %+v, want a retry of %s", it, ref)
@@ -439,7 +439,7 @@ func TestReject(t *testing.T) {
 func TestNotesThatAreNotUTF8(t *testing.T) {
 	r := newRig(t)
 	d := r.desk("ann@host")
-	ref := r.put(egressFor("registry.npmjs.org", "/"))
+	ref := r.put(egressFor("packages.acme.test", "/"))
 	p := r.show(d, ref)
 	if _, err := d.Approve(t.Context(), ref, Decision{Digest: p.Digest, Accept: p.Dangers(), Notes: "caf\xe9"}); err != nil {
 		t.Error(err)
@@ -462,7 +462,7 @@ func TestForeign(t *testing.T) {
 	t.Run("before", func(t *testing.T) {
 		r := newRig(t)
 		d := r.desk("ann@host")
-		ref := r.put(egressFor("registry.npmjs.org"))
+		ref := r.put(egressFor("packages.acme.test"))
 		p := r.show(d, ref)
 		r.respond(ref, queue.Rejected, "no")
 		if _, err := d.Approve(t.Context(), ref, Decision{Digest: p.Digest, Accept: p.Dangers()}); !isDecided(err, "") {
@@ -476,7 +476,7 @@ func TestForeign(t *testing.T) {
 	t.Run("seen in the inbox", func(t *testing.T) {
 		r := newRig(t)
 		d := r.desk("ann@host")
-		ref := r.put(egressFor("registry.npmjs.org"))
+		ref := r.put(egressFor("packages.acme.test"))
 		r.respond(ref, queue.Approved, "")
 		for range 3 {
 			if it := r.items(d); len(it) != 0 {
@@ -489,7 +489,7 @@ func TestForeign(t *testing.T) {
 	})
 	t.Run("while we apply", func(t *testing.T) {
 		r := newRig(t)
-		ref := r.put(egressFor("registry.npmjs.org"))
+		ref := r.put(egressFor("packages.acme.test"))
 		d := r.desk("ann@host")
 		r.step = func(name string) error {
 			if name == "respond" {
@@ -530,7 +530,7 @@ func TestForeignAlike(t *testing.T) {
 	} {
 		t.Run(tt.what, func(t *testing.T) {
 			r := newRig(t)
-			ref := r.put(egressFor("registry.npmjs.org"))
+			ref := r.put(egressFor("packages.acme.test"))
 			d := r.desk("ann@host")
 			var after string
 			r.step = func(name string) error {
@@ -571,7 +571,7 @@ func TestForeignAfterACrash(t *testing.T) {
 	for _, at := range []string{"egress.write", "egress.verify"} {
 		t.Run(at, func(t *testing.T) {
 			r := newRig(t)
-			ref := r.put(egressFor("registry.npmjs.org"))
+			ref := r.put(egressFor("packages.acme.test"))
 			d := r.desk("ann@host")
 			dead := false
 			r.step = func(name string) error {
@@ -601,7 +601,7 @@ func TestForeignAfterACrash(t *testing.T) {
 func TestAnswerRemoved(t *testing.T) {
 	for _, undone := range []bool{false, true} {
 		r := newRig(t)
-		ref := r.put(egressFor("registry.npmjs.org"))
+		ref := r.put(egressFor("packages.acme.test"))
 		d := r.desk("ann@host")
 		p := r.show(d, ref)
 		if _, err := r.approve(d, ref); err != nil {
@@ -637,7 +637,7 @@ func TestAnswerRemoved(t *testing.T) {
 // TestEditedBackup: a file is never restored from a backup that is not what was kept.
 func TestEditedBackup(t *testing.T) {
 	r := newRig(t)
-	ref := r.put(egressFor("registry.npmjs.org"))
+	ref := r.put(egressFor("packages.acme.test"))
 	d := r.desk("ann@host")
 	if _, err := r.approve(d, ref); err != nil {
 		t.Fatal(err)
@@ -842,7 +842,7 @@ func checkRecovered(t *testing.T, r *rig, ref Ref, where string) {
 			t.Fatalf("%s: approving again: %v", where, err)
 		}
 	case rec.State == Answered:
-		if resp == nil || resp.Status != queue.Approved || resp.Outcome != queue.Live || !strings.Contains(file, "registry.npmjs.org") || r.gate != "" && !strings.Contains(gate, "registry.npmjs.org") {
+		if resp == nil || resp.Status != queue.Approved || resp.Outcome != queue.Live || !strings.Contains(file, "packages.acme.test") || r.gate != "" && !strings.Contains(gate, "packages.acme.test") {
 			t.Fatalf("%s: answered, but response = %+v, routes.yaml is\n%s\nand pipelock.yaml\n%s", where, resp, file, gate)
 		}
 	default:
@@ -851,10 +851,10 @@ func checkRecovered(t *testing.T, r *rig, ref Ref, where string) {
 	if resp := r.response(ref); resp == nil || resp.Status != queue.Approved {
 		t.Fatalf("%s: in the end response = %+v", where, resp)
 	}
-	if n := strings.Count(string(read(t, r.routes)), "registry.npmjs.org"); n != 1 {
+	if n := strings.Count(string(read(t, r.routes)), "packages.acme.test"); n != 1 {
 		t.Fatalf("%s: the route is there %d times", where, n)
 	}
-	if r.gate != "" && strings.Count(string(read(t, r.gate)), "registry.npmjs.org") != 1 {
+	if r.gate != "" && strings.Count(string(read(t, r.gate)), "packages.acme.test") != 1 {
 		t.Fatalf("%s: in the end pipelock.yaml is\n%s", where, read(t, r.gate))
 	}
 	ev := r.events(d, ref)
@@ -885,7 +885,7 @@ func testCrashAtEveryStep(t *testing.T, newRig func(testing.TB) *rig) {
 	var steps []string
 	for n := 1; ; n++ {
 		r := newRig(t)
-		ref := r.put(egressFor("registry.npmjs.org", "/"))
+		ref := r.put(egressFor("packages.acme.test", "/"))
 		d := r.desk("ann@host")
 		p := r.show(d, ref)
 		var names []string
@@ -909,7 +909,7 @@ func testCrashAtEveryStep(t *testing.T, newRig func(testing.TB) *rig) {
 	for n := 1; n <= len(steps); n++ { // crash again while recovering
 		for m := 1; m <= 12; m++ {
 			r := newRig(t)
-			ref := r.put(egressFor("registry.npmjs.org", "/"))
+			ref := r.put(egressFor("packages.acme.test", "/"))
 			d := r.desk("ann@host")
 			p := r.show(d, ref)
 			r.step = crashAt(n, nil)
@@ -939,8 +939,8 @@ func testCrashAndAnotherDecides(t *testing.T, bottle string) {
 	for _, what := range []string{"approve", "undo"} {
 		for n := 1; ; n++ {
 			r := newRig(t)
-			first := r.putFor(bottle)(egressFor("proxy.golang.org", "/"))
-			ref := r.put(egressFor("registry.npmjs.org", "/"))
+			first := r.putFor(bottle)(egressFor("gomods.acme.test", "/"))
+			ref := r.put(egressFor("packages.acme.test", "/"))
 			second := r.putFor(bottle)(egressFor("crates.io", "/"))
 			d, other := r.desk("ann@host"), r.desk("dan@host")
 			if _, err := r.approve(d, first); err != nil {
@@ -972,7 +972,7 @@ func testCrashAndAnotherDecides(t *testing.T, bottle string) {
 				}
 			}
 			answered := r.response(ref) != nil
-			if has := strings.Contains(string(read(t, r.routes)), "registry.npmjs.org"); has != answered {
+			if has := strings.Contains(string(read(t, r.routes)), "packages.acme.test"); has != answered {
 				t.Errorf("%s: the route is there: %v, the agent has its answer: %v", where, has, answered)
 			}
 			r.audit(other)
@@ -995,7 +995,7 @@ func TestKilledAtEveryStep(t *testing.T) {
 func testKilledAtEveryStep(t *testing.T, newRig func(testing.TB) *rig) {
 	for n := 1; ; n++ {
 		r := newRig(t)
-		ref := r.put(egressFor("registry.npmjs.org", "/"))
+		ref := r.put(egressFor("packages.acme.test", "/"))
 		cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestKilledAtEveryStep$")
 		cmd.Env = append(os.Environ(), "OPERATOR_TEST_KILL_AT="+strconv.Itoa(n), "OPERATOR_TEST_ROOT="+r.root, "OPERATOR_TEST_ROUTES="+r.routes, "OPERATOR_TEST_URL="+r.proxy.URL, "OPERATOR_TEST_ID="+string(ref.ID), "OPERATOR_TEST_GATE="+r.gate)
 		out, err := cmd.CombinedOutput()
@@ -1041,7 +1041,7 @@ func killedChild(t *testing.T, at string) {
 // Somebody edits the file after we were interrupted: nothing is touched, and a person is asked.
 func TestStuck(t *testing.T) {
 	r := newRig(t)
-	ref := r.put(egressFor("registry.npmjs.org", "/"))
+	ref := r.put(egressFor("packages.acme.test", "/"))
 	other := r.put(egressFor("a.example.com"))
 	d := r.desk("ann@host")
 	p := r.show(d, ref)
@@ -1077,7 +1077,7 @@ func TestStuck(t *testing.T) {
 func TestUndo(t *testing.T) {
 	r := newRig(t)
 	d := r.desk("ann@host")
-	ref := r.put(egressFor("registry.npmjs.org", "/"))
+	ref := r.put(egressFor("packages.acme.test", "/"))
 	if _, err := d.Undo(t.Context(), ref, nil); !errors.Is(err, ErrNotUndoable) {
 		t.Errorf("undoing an open one: %v", err)
 	}
@@ -1100,11 +1100,11 @@ func TestUndo(t *testing.T) {
 	}
 	r.audit(d)
 
-	ref = r.put(egressFor("registry.npmjs.org", "/"))
+	ref = r.put(egressFor("packages.acme.test", "/"))
 	if _, err := r.approve(d, ref); err != nil {
 		t.Fatal(err)
 	}
-	edited := strings.Replace(string(read(t, r.routes)), "registry.npmjs.org", "REGISTRY.npmjs.org", 1)
+	edited := strings.Replace(string(read(t, r.routes)), "packages.acme.test", "PACKAGES.acme.test", 1)
 	edited = strings.Replace(edited, "later.example.com", "much-later.example.com", 1)
 	edited = strings.Replace(edited, `"/"`, `"/x"`, 1)
 	edited = strings.Replace(edited, "- /\n", "- /x\n", 1)
@@ -1130,7 +1130,7 @@ func TestUndo(t *testing.T) {
 func TestUndoneIsNotTold(t *testing.T) {
 	r := newRig(t)
 	d := r.desk("ann@host")
-	ref := r.put(egressFor("registry.npmjs.org", "/"))
+	ref := r.put(egressFor("packages.acme.test", "/"))
 	if _, err := r.approve(d, ref); err != nil {
 		t.Fatal(err)
 	}
@@ -1151,13 +1151,13 @@ func TestRetryAfterUndo(t *testing.T) {
 	d := r.desk("ann@host")
 	retry := func(want queue.Status, by string, of Ref) Ref {
 		t.Helper()
-		ref := r.put(egressFor("registry.npmjs.org", "/"))
+		ref := r.put(egressFor("packages.acme.test", "/"))
 		if was := r.show(d, ref).Retry; was == nil || was.Status != want || was.By != by || was.ID != of.ID || was.At.IsZero() {
 			t.Errorf("asked again: %+v, want %s by %s", was, want, by)
 		}
 		return ref
 	}
-	first := r.put(egressFor("registry.npmjs.org", "/"))
+	first := r.put(egressFor("packages.acme.test", "/"))
 	if _, err := r.approve(d, first); err != nil {
 		t.Fatal(err)
 	}
@@ -1204,7 +1204,7 @@ func TestResponseInTheWay(t *testing.T) {
 		t.Run(put.name+" before", func(t *testing.T) {
 			r := newRig(t)
 			d := r.desk("ann@host")
-			ref := r.put(egressFor("registry.npmjs.org", "/"))
+			ref := r.put(egressFor("packages.acme.test", "/"))
 			seen := r.show(d, ref)
 			if err := put.in(way(r, ref)); err != nil {
 				t.Fatal(err)
@@ -1233,7 +1233,7 @@ func TestResponseInTheWay(t *testing.T) {
 		t.Run(put.name+" while we apply", func(t *testing.T) {
 			r := newRig(t)
 			d := r.desk("ann@host")
-			ref, other := r.put(egressFor("registry.npmjs.org", "/")), r.put(egressFor("b.example.com", "/"))
+			ref, other := r.put(egressFor("packages.acme.test", "/")), r.put(egressFor("b.example.com", "/"))
 			r.step = func(name string) error {
 				if name == "respond" {
 					return errors.Join(put.in(way(r, ref)), put.in(way(r, other)))
@@ -1289,7 +1289,7 @@ func TestResponseInTheWay(t *testing.T) {
 func TestTakingBackThatFails(t *testing.T) {
 	r := newRig(t)
 	d := r.desk("ann@host")
-	first, second := r.put(egressFor("registry.npmjs.org", "/a/")), r.put(egressFor("registry.npmjs.org", "/b/"))
+	first, second := r.put(egressFor("packages.acme.test", "/a/")), r.put(egressFor("packages.acme.test", "/b/"))
 	path := filepath.Join(r.root, "web", string(first.ID)+".response.json")
 	r.step = func(name string) error {
 		if name == "respond" {
@@ -1341,7 +1341,7 @@ func TestTakingBackThatFails(t *testing.T) {
 func TestCrashInTakingBack(t *testing.T) {
 	for n := 1; ; n++ {
 		r := newRig(t)
-		ref := r.put(egressFor("registry.npmjs.org", "/"))
+		ref := r.put(egressFor("packages.acme.test", "/"))
 		path := filepath.Join(r.root, "web", string(ref.ID)+".response.json")
 		r.step = func(name string) error {
 			if name == "respond" {

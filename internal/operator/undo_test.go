@@ -21,11 +21,11 @@ func TestUndoOfWhatOthersNeed(t *testing.T) {
 		t.Run(bottle, func(t *testing.T) {
 			r := newRig(t).gated()
 			d := r.desk("ann@host")
-			first := r.put(payload.NewPipelock("https://registry.npmjs.org/x"))
+			first := r.put(payload.NewPipelock("https://packages.acme.test/x"))
 			if _, err := r.approve(d, first); err != nil {
 				t.Fatal(err)
 			}
-			later, other := r.putFor(bottle)(egressFor("Registry.npmjs.org", "/")), r.put(egressFor("other.example.com"))
+			later, other := r.putFor(bottle)(egressFor("Packages.acme.test", "/")), r.put(egressFor("other.example.com"))
 			for _, ref := range []Ref{later, other} {
 				if _, err := r.approve(d, ref); err != nil {
 					t.Fatal(err)
@@ -50,7 +50,7 @@ func TestUndoOfWhatOthersNeed(t *testing.T) {
 					t.Errorf("undoing the later one first: %v", err)
 				}
 			}
-			if contains(read(t, r.gate), "registry.npmjs.org") {
+			if contains(read(t, r.gate), "packages.acme.test") {
 				t.Error("the host is still in pipelock's list")
 			}
 			r.audit(d)
@@ -79,12 +79,12 @@ func TestUndoOfWhatOthersNeed(t *testing.T) {
 func TestUndoOfWhatOthersAdded(t *testing.T) {
 	r := newRig(t).gated()
 	d := r.desk("ann@host")
-	first := r.put(payload.NewPipelock("https://registry.npmjs.org/x"))
+	first := r.put(payload.NewPipelock("https://packages.acme.test/x"))
 	if _, err := r.approve(d, first); err != nil {
 		t.Fatal(err)
 	}
 	r.write(r.gate, baseGate)
-	later := r.put(egressFor("registry.npmjs.org"))
+	later := r.put(egressFor("packages.acme.test"))
 	if _, err := r.approve(d, later); err != nil {
 		t.Fatal(err)
 	}
@@ -93,7 +93,7 @@ func TestUndoOfWhatOthersAdded(t *testing.T) {
 	if f, ok := errors.AsType[*apply.Failure](err); !ok || f.Step != "check" || !strings.Contains(err.Error(), "'supervise undo "+string(later.ID)+"'") {
 		t.Errorf("Undo = %v; want it refused, naming %s", err, later)
 	}
-	if !contains(read(t, r.gate), "registry.npmjs.org") {
+	if !contains(read(t, r.gate), "packages.acme.test") {
 		t.Error("the host that the later one has added is gone from pipelock's list")
 	}
 	for _, ref := range []Ref{later, first} {
@@ -108,12 +108,12 @@ func TestUndoOfWhatOthersAdded(t *testing.T) {
 func TestUndoOfWhatIsWrittenOtherwise(t *testing.T) {
 	r := newRig(t).gated()
 	d := r.desk("ann@host")
-	first := r.put(payload.NewPipelock("https://registry.npmjs.org/x"))
+	first := r.put(payload.NewPipelock("https://packages.acme.test/x"))
 	if _, err := r.approve(d, first); err != nil {
 		t.Fatal(err)
 	}
-	r.write(r.gate, strings.ReplaceAll(string(read(t, r.gate)), "registry.npmjs.org", "Registry.npmjs.org"))
-	later := r.put(egressFor("registry.npmjs.org"))
+	r.write(r.gate, strings.ReplaceAll(string(read(t, r.gate)), "packages.acme.test", "Packages.acme.test"))
+	later := r.put(egressFor("packages.acme.test"))
 	if _, err := r.approve(d, later); err != nil {
 		t.Fatal(err)
 	}
@@ -121,7 +121,7 @@ func TestUndoOfWhatIsWrittenOtherwise(t *testing.T) {
 	if f, ok := errors.AsType[*apply.Failure](err); !ok || f.Step != "check" || !strings.Contains(err.Error(), "'supervise undo "+string(later.ID)+"'") {
 		t.Errorf("Undo = %v; want it refused, naming %s", err, later)
 	}
-	if !contains(read(t, r.gate), "Registry.npmjs.org") {
+	if !contains(read(t, r.gate), "Packages.acme.test") {
 		t.Error("the host that the later one needs is gone from pipelock's list")
 	}
 	for _, ref := range []Ref{later, first} {
@@ -139,7 +139,7 @@ func TestUndoOfWhatIsWrittenOtherwise(t *testing.T) {
 func TestUndoByHand(t *testing.T) {
 	r := newRig(t).gated()
 	d := r.desk("ann@host")
-	first, later := r.put(payload.NewPipelock("https://registry.npmjs.org/x")), r.put(egressFor("registry.npmjs.org"))
+	first, later := r.put(payload.NewPipelock("https://packages.acme.test/x")), r.put(egressFor("packages.acme.test"))
 	for _, ref := range []Ref{first, later} {
 		if _, err := r.approve(d, ref); err != nil {
 			t.Fatal(err)
@@ -174,7 +174,7 @@ func besides(t *testing.T, fails string) (r *rig, first, later Ref, untouched fu
 		}
 		return nil
 	}
-	first = r.put(egressFor("registry.npmjs.org"))
+	first = r.put(egressFor("packages.acme.test"))
 	if _, err := r.approve(r.desk("ann@host"), first); errors.Is(err, errCrash) != (fails != "") {
 		t.Fatal(err)
 	}
@@ -183,7 +183,7 @@ func besides(t *testing.T, fails string) (r *rig, first, later Ref, untouched fu
 	api := filepath.Join(filepath.Dir(r.routes), "api.yaml")
 	r.write(api, baseRoutes)
 	r.cfg.Egress = &config.Egress{File: api}
-	later = r.putFor("api")(egressFor("registry.npmjs.org"))
+	later = r.putFor("api")(egressFor("packages.acme.test"))
 	if _, err := r.approve(r.desk("ann@host"), later); err != nil {
 		t.Fatal(err)
 	}
@@ -209,7 +209,7 @@ func TestUndoBesideAnother(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if notes := strings.Join(res.Notes, "\n"); !strings.Contains(notes, "registry.npmjs.org stays in "+r.gate) || !strings.Contains(notes, string(later.ID)+" of bottle api") || res.Outcome != queue.Live {
+	if notes := strings.Join(res.Notes, "\n"); !strings.Contains(notes, "packages.acme.test stays in "+r.gate) || !strings.Contains(notes, string(later.ID)+" of bottle api") || res.Outcome != queue.Live {
 		t.Errorf("Undo = %+v; want the host said to stay for %s", res, later)
 	}
 	r.wantRoutes(baseRoutes)
@@ -236,7 +236,7 @@ func TestCrashInUndoBesideAnother(t *testing.T) {
 	r.step = nil
 	d := r.desk("eve@host")
 	got, err := d.Recover(t.Context())
-	if err != nil || len(got) != 1 || got[0].State != RecordFailed || !strings.Contains(got[0].Text, "registry.npmjs.org stays in "+r.gate) {
+	if err != nil || len(got) != 1 || got[0].State != RecordFailed || !strings.Contains(got[0].Text, "packages.acme.test stays in "+r.gate) {
 		t.Errorf("Recover = %+v, %v; want to be told that the host stays", got, err)
 	}
 	untouched()
@@ -247,7 +247,7 @@ func TestCrashInUndoBesideAnother(t *testing.T) {
 func TestLostBesideAnother(t *testing.T) {
 	r := newRig(t).gated()
 	d := r.desk("ann@host")
-	first := r.put(payload.NewPipelock("https://registry.npmjs.org/x"))
+	first := r.put(payload.NewPipelock("https://packages.acme.test/x"))
 	r.step = func(name string) error {
 		if name == "respond" {
 			return errCrash
@@ -258,7 +258,7 @@ func TestLostBesideAnother(t *testing.T) {
 		t.Fatalf("approving: %v", err)
 	}
 	r.step = nil
-	later := r.putFor("api")(egressFor("registry.npmjs.org"))
+	later := r.putFor("api")(egressFor("packages.acme.test"))
 	if _, err := r.approve(d, later); err != nil {
 		t.Fatal(err)
 	}
@@ -267,7 +267,7 @@ func TestLostBesideAnother(t *testing.T) {
 	}
 	gate := string(read(t, r.gate))
 	got, err := d.Recover(t.Context())
-	if err != nil || len(got) != 1 || got[0].State != Foreign || !strings.Contains(got[0].Text, "registry.npmjs.org stays in "+r.gate) {
+	if err != nil || len(got) != 1 || got[0].State != Foreign || !strings.Contains(got[0].Text, "packages.acme.test stays in "+r.gate) {
 		t.Errorf("Recover = %+v, %v; want to be told that the host stays", got, err)
 	}
 	if string(read(t, r.gate)) != gate {

@@ -16,8 +16,8 @@ import (
 func TestApproveAndUndo(t *testing.T) {
 	r := newRig(t)
 	c := r.client()
-	ref := r.put(withPaths("registry.npmjs.org", "/react"))
-	c.get("/").want(200, "allow registry.npmjs.org /react", "new-host", "web")
+	ref := r.put(withPaths("packages.acme.test", "/react"))
+	c.get("/").want(200, "allow packages.acme.test /react", "new-host", "web")
 	page := c.get(path(ref)).want(200, "The bottle cannot reach this host yet.", "+2", "path_allowlist", "the build needs it", "nobody has checked it")
 	page = page.submit("decide", "", url.Values{"notes": {"only react\r\nfor now"}}).want(200, "approved by ann@host (web)", "Live: the change is made and was seen in force.", "only react for now", "Undo this change")
 	if page.path != path(ref) {
@@ -26,7 +26,7 @@ func TestApproveAndUndo(t *testing.T) {
 	if res := r.wait(ref); res.Status != queue.Approved || res.Outcome != queue.Live || res.Notes != "only react\nfor now" {
 		t.Errorf("the agent got %+v, want approved, live, with the note as it was typed", res)
 	}
-	if got := r.read("web", "egress/routes.yaml"); !strings.Contains(got, "registry.npmjs.org") {
+	if got := r.read("web", "egress/routes.yaml"); !strings.Contains(got, "packages.acme.test") {
 		t.Errorf("routes.yaml is\n%s", got)
 	}
 	c.get("/").want(200, "Nothing waits for you.")
@@ -39,7 +39,7 @@ func TestApproveAndUndo(t *testing.T) {
 	if got, want := r.events(ref), "decided by ann@host via web, applied by ann@host via web, undone by ann@host via web"; got != want {
 		t.Errorf("ledger has %s, want %s", got, want)
 	}
-	c.get("/history").want(200, "approved", "applied: live", "undone", "allow registry.npmjs.org /react")
+	c.get("/history").want(200, "approved", "applied: live", "undone", "allow packages.acme.test /react")
 	c.get("/ledger").want(200, "The chain holds", "3 lines")
 }
 
@@ -47,7 +47,7 @@ func TestApproveAndUndo(t *testing.T) {
 func TestUndoOfWhatIsPruned(t *testing.T) {
 	r := newRig(t)
 	c := r.client()
-	ref := r.put(withPaths("registry.npmjs.org", "/react"))
+	ref := r.put(withPaths("packages.acme.test", "/react"))
 	c.get(path(ref)).submit("decide", "", nil).want(200, "approved by ann@host (web)")
 	if err := r.boxes["web"].Archive(t.Context(), ref.ID); err != nil {
 		t.Fatal(err)
@@ -55,7 +55,7 @@ func TestUndoOfWhatIsPruned(t *testing.T) {
 	if err := os.RemoveAll(filepath.Join(r.root, "web", "processed")); err != nil {
 		t.Fatal(err)
 	}
-	page := c.get(path(ref)).want(200, "allow registry.npmjs.org /react", "approved by ann@host (web)", "Undo this change").wantNot("The agent says")
+	page := c.get(path(ref)).want(200, "allow packages.acme.test /react", "approved by ann@host (web)", "Undo this change").wantNot("The agent says")
 	page.submit("undo", "", nil).want(200, "Undone by ann@host").wantNot("Undo this change")
 	if got := r.read("web", "egress/routes.yaml"); got != baseRoutes {
 		t.Errorf("after undo routes.yaml is\n%s", got)
@@ -110,13 +110,13 @@ func TestLongNote(t *testing.T) {
 func TestEdit(t *testing.T) {
 	r := newRig(t)
 	c := r.client()
-	ref := r.put(withPaths("registry.npmjs.org"))
-	form := c.get(path(ref)+"/edit").want(200, "Edit: allow registry.npmjs.org (whole host)")
+	ref := r.put(withPaths("packages.acme.test"))
+	form := c.get(path(ref)+"/edit").want(200, "Edit: allow packages.acme.test (whole host)")
 	form.submit("editor", "", url.Values{"file": {`{"host": "x y"}`}}).want(http.StatusUnprocessableEntity, "This is not a valid edit", "host", `{"host": "x y"}`)
 	form.submit("editor", "", nil).want(200, "Your edit asks for the same as the proposal").wantNot("This decides on your edit")
-	preview := form.submit("editor", "", url.Values{"file": {"{\r\n \"host\": \"registry.npmjs.org\",\r\n \"path_allowlist\": [\"/react\"]\r\n}"}})
+	preview := form.submit("editor", "", url.Values{"file": {"{\r\n \"host\": \"packages.acme.test\",\r\n \"path_allowlist\": [\"/react\"]\r\n}"}})
 	preview.want(200, "This decides on your edit", "Your edit of what was proposed", "Approve the edit", "path_allowlist")
-	preview.submit("decide", "edit", url.Values{"again": {"1"}}).want(200, "Edit: allow registry.npmjs.org", `"/react"`)
+	preview.submit("decide", "edit", url.Values{"again": {"1"}}).want(200, "Edit: allow packages.acme.test", `"/react"`)
 	if got := r.events(ref); got != "" {
 		t.Errorf("editing alone left %s in the ledger", got)
 	}

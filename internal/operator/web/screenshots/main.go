@@ -157,7 +157,7 @@ routes:
     auth: {scheme: Bearer, token_ref: GH_TOKEN}
   - host: pypi.org
   - host: files.pythonhosted.org
-  - host: proxy.golang.org
+  - host: gomods.acme.test
 `
 
 const dockerfile = `FROM debian:12-slim
@@ -264,7 +264,7 @@ func egress(host string, auth *payload.Auth, paths ...string) func() (payload.Pa
 
 func (w *world) fill(ctx context.Context) error {
 	asks := []ask{
-		{"past", "web", egress("registry.npmjs.org", nil, "/react", "/vite"), "npm ci is refused with 403 for these two packages."},
+		{"past", "web", egress("packages.acme.test", nil, "/react", "/vite"), "npm ci is refused with 403 for these two packages."},
 		{"past2", "docs", egress("example.com", nil), "I would like to read the example."},
 		{"docker", "checkout", func() (payload.Payload, error) {
 			return payload.NewCapability(strings.Replace(dockerfile, "ca-certificates git python3", "ca-certificates git jq python3 postgresql-client", 1) + "RUN curl -fsSL https://get.example.dev/install.sh | sh\n")
