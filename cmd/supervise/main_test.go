@@ -260,7 +260,7 @@ func getUntil(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Fatalf("usage: getuntil URL TEXT")
 	}
 	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: 20 * time.Second}
-	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) { // between two looks
 		resp, err := client.Get(args[0])
 		ts.Check(err)
 		b, err := io.ReadAll(resp.Body)

@@ -5,11 +5,13 @@ package house
 import (
 	"encoding/json"
 	"errors"
+	"go/ast"
 	"go/parser"
 	"go/token"
 	"io"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -22,11 +24,13 @@ type goPackage struct {
 	Dir        string
 	GoFiles    []string
 	Imports    []string
+
+	TestGoFiles, XTestGoFiles []string
 }
 
 func packages(t *testing.T) []goPackage {
 	t.Helper()
-	cmd := exec.CommandContext(t.Context(), "go", "list", "-json=ImportPath,Dir,GoFiles,Imports", "./...")
+	cmd := exec.CommandContext(t.Context(), "go", "list", "-json=ImportPath,Dir,GoFiles,Imports,TestGoFiles,XTestGoFiles", "./...")
 	cmd.Dir = filepath.Join("..", "..")
 	out, err := cmd.Output()
 	if err != nil {
@@ -97,11 +101,11 @@ func TestEveryPackageHasOneComment(t *testing.T) {
 	for _, p := range packages(t) {
 		var with []string
 		for _, f := range p.GoFiles {
-			ast, err := parser.ParseFile(token.NewFileSet(), filepath.Join(p.Dir, f), nil, parser.PackageClauseOnly|parser.ParseComments)
+			file, err := parser.ParseFile(token.NewFileSet(), filepath.Join(p.Dir, f), nil, parser.PackageClauseOnly|parser.ParseComments)
 			if err != nil {
 				t.Fatal(err)
 			}
-			if ast.Doc != nil {
+			if file.Doc != nil {
 				with = append(with, f)
 			}
 		}
@@ -109,4 +113,91 @@ func TestEveryPackageHasOneComment(t *testing.T) {
 			t.Errorf("%s: package comments in %q, want one", p.ImportPath, with)
 		}
 	}
+}
+
+var sleepsWell = regexp.MustCompile(`// .*(bubble|between two looks)`)
+
+// TestSleepsAreInBubbles: a test that sleeps in real time is slow, and fails on a machine that is slower. In a bubble of synctest, or in
+// a function that gives one to what it calls, time costs nothing; helpers that are called there say so beside the call, and so do those
+// that look at another process again and again.
+func TestSleepsAreInBubbles(t *testing.T) {
+	n := 0
+	for _, p := range packages(t) {
+		fset := token.NewFileSet()
+		var files []*ast.File
+		for _, f := range append(p.TestGoFiles, p.XTestGoFiles...) {
+			file, err := parser.ParseFile(fset, filepath.Join(p.Dir, f), nil, parser.ParseComments)
+			if err != nil {
+				t.Fatal(err)
+			}
+			files = append(files, file)
+		}
+		bubbles := map[string]bool{"synctest.Test": true}
+		for _, file := range files {
+			for _, d := range file.Decls {
+				if f, ok := d.(*ast.FuncDecl); ok && f.Recv == nil && takesFunc(f) && calls(f, "synctest.Test", nil) {
+					bubbles[f.Name.Name] = true
+				}
+			}
+		}
+		for _, file := range files {
+			said := map[int]bool{} // lines
+			for _, group := range file.Comments {
+				for _, c := range group.List {
+					said[fset.Position(c.Pos()).Line] = sleepsWell.MatchString(c.Text)
+				}
+			}
+			calls(file, "time.Sleep", func(call *ast.CallExpr, within []string) {
+				n++
+				if at := fset.Position(call.Pos()); !slices.ContainsFunc(within, func(f string) bool { return bubbles[f] }) && !said[at.Line] {
+					t.Errorf("%s: a sleep outside a bubble: wait for the thing itself", at)
+				}
+			})
+		}
+	}
+	if n < 50 {
+		t.Errorf("%d sleeps found, and there are more", n)
+	}
+}
+
+func takesFunc(f *ast.FuncDecl) bool {
+	return slices.ContainsFunc(f.Type.Params.List, func(p *ast.Field) bool { _, ok := p.Type.(*ast.FuncType); return ok })
+}
+
+// calls tells whether a function is called in n, and gives each such call to found, with those in whose arguments it stands.
+func calls(n ast.Node, name string, found func(call *ast.CallExpr, within []string)) (any bool) {
+	var open []ast.Node
+	ast.Inspect(n, func(m ast.Node) bool {
+		if m == nil {
+			open = open[:len(open)-1]
+			return true
+		}
+		if call, ok := m.(*ast.CallExpr); ok && nameOf(call) == name {
+			any = true
+			if found != nil {
+				var within []string
+				for _, o := range open {
+					if c, ok := o.(*ast.CallExpr); ok {
+						within = append(within, nameOf(c))
+					}
+				}
+				found(call, within)
+			}
+		}
+		open = append(open, m)
+		return true
+	})
+	return any
+}
+
+func nameOf(call *ast.CallExpr) string {
+	switch f := call.Fun.(type) {
+	case *ast.Ident:
+		return f.Name
+	case *ast.SelectorExpr:
+		if x, ok := f.X.(*ast.Ident); ok {
+			return x.Name + "." + f.Sel.Name
+		}
+	}
+	return ""
 }

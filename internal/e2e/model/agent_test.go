@@ -296,7 +296,7 @@ func (w *world) offBoundary(q int) {
 		for _, a := range w.model.byQuestion[q] {
 			if near(a.delivered, tools.DefaultRedeliver) || near(a.created, hour) || near(a.stored, hour) {
 				again = true
-				time.Sleep(5 * time.Second)
+				time.Sleep(5 * time.Second) // in the bubble of the run
 				w.settle()
 				w.collect()
 			}

@@ -129,7 +129,7 @@ func run(rt *rapid.T, dir string, p *proxy, url string, counts map[string]int) (
 			if w.busy() {
 				panic(notNow{})
 			}
-			time.Sleep(rapid.SampledFrom([]time.Duration{2 * time.Second, 11 * time.Minute, 31 * time.Minute}).Draw(t, "time"))
+			time.Sleep(rapid.SampledFrom([]time.Duration{2 * time.Second, 11 * time.Minute, 31 * time.Minute}).Draw(t, "time")) // in the bubble of the run
 		},
 		"a mailbox step fails": func(t *rapid.T) {
 			a := &armed{rapid.SampledFrom([]string{"put", "respond", "undone", "archive"}).Draw(t, "step"), rapid.Bool().Draw(t, "done")}

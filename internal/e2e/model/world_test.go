@@ -127,7 +127,7 @@ func newWorld(t *rapid.T, dir string, p *proxy, url string) *world {
 
 // settle lets everything run until it waits for something that only the test does. Within it, who polls for a lock gets it.
 func (w *world) settle() {
-	time.Sleep(200 * time.Millisecond)
+	time.Sleep(200 * time.Millisecond) // in the bubble of the run
 	synctest.Wait()
 	w.mu.Lock()
 	defer w.mu.Unlock()

@@ -303,7 +303,7 @@ func (r *rig) send(msg tea.Msg) {
 // pass lets time pass.
 func (r *rig) pass(d time.Duration) {
 	r.settle()
-	time.Sleep(d)
+	time.Sleep(d) // in the time of a bubble
 	r.settle()
 }
 
