@@ -3,6 +3,7 @@
 package straced
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -21,10 +22,13 @@ const Mark = "=="
 type Trace struct{ file string }
 
 // New returns the arguments to put before a program's own, and where its trace will be once it has ended and its output
-// is closed. It skips the test where nobody may be traced.
+// is closed. It skips the test where nobody may be traced. In CI, which installs strace, its absence is a failure.
 func New(t testing.TB) (by []string, _ Trace) {
 	t.Helper()
 	if out, err := exec.Command("strace", "-f", "-o", os.DevNull, "-e", "trace=none", "true").CombinedOutput(); err != nil {
+		if errors.Is(err, exec.ErrNotFound) && os.Getenv("CI") != "" {
+			t.Fatal("there is no strace: .ci/deps should have installed it")
+		}
 		t.Skipf("needs strace (.ci/deps installs it), and to be permitted ptrace: %v: %s", err, out)
 	}
 	file := filepath.Join(t.TempDir(), "trace")
